@@ -1,0 +1,10 @@
+//! Fixed-point transformer layers compiled into halo2 circuits.
+//!
+//! - [`spec`]: what is computed: shapes, scales, integer weights.
+//! - [`witness`]: how a circuit hands its columns to a prover.
+
+pub mod spec;
+pub mod witness;
+
+/// The scalar field of BN254, in which every circuit of Lamina lives.
+pub type Fr = halo2_proofs::halo2curves::bn256::Fr;

@@ -1,0 +1,134 @@
+//! What a block computes: its shape, its power-of-two scales, its integer weights.
+//!
+//! All of it but the weights is public: it stands in the model card, and with it the verifying key is
+//! determined.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// Dimensions of a Llama-architecture block.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shape {
+    /// Width `d` of the residual stream.
+    pub hidden: usize,
+    /// Width `F` of the feed-forward layer.
+    pub ffn: usize,
+    /// Query heads `H`.
+    pub heads: usize,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Features of one head; even.
+    pub head_dim: usize,
+}
+
+/// The scales of a block: widths and shifts, one set for all blocks of a model.
+///
+/// Every requantisation is `q = (c + 2^(s-1)) >> s` (floor), an error when `q` leaves its range.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scales {
+    /// Width `w` of an activation: values in `[-2^(w-1), 2^(w-1))`. At most 16.
+    pub act_bits: u32,
+    /// Low limb of the residual stream: its values are in `[-2^(w-1+lo), 2^(w-1+lo))`.
+    pub residual_lo_bits: u32,
+    /// Fractional bits of the residual stream (informative: no gate depends on it).
+    pub residual_frac: u32,
+    /// Limb width of wide remainders (at most 15).
+    pub limb_bits: u32,
+    /// `A` of the norm: `s = floor(2^A / sqrt(v))`, `v = eps + sum x^2`.
+    pub rsqrt_bits: u32,
+    /// `eps` of the norm in units of `v`: `round(rms_eps * hidden * 2^(2*residual_frac))`, at least 1.
+    pub norm_eps: u64,
+    /// `n = requant(x * s)` by this shift: `n` is about `x / sqrt(v) * 2^(A - shift)`. The factor
+    /// `sqrt(hidden)` and the norm's gain are folded into the weights that read `n`.
+    pub norm_shift: u32,
+    /// Requantisation of queries and keys.
+    pub qk_shift: u32,
+    /// Requantisation of values.
+    pub v_shift: u32,
+    /// Fractional bits of the rotary factors `cos`, `sin` (their values are at most `2^rope_bits`).
+    pub rope_bits: u32,
+    /// Base of the rotary angles; pair `i` of token `t` turns by `t * base^(-2i/head_dim)`.
+    pub rope_base: u32,
+    /// Requantisation of attention scores; `1/sqrt(head_dim)` is folded into the query weights.
+    pub score_shift: u32,
+    /// The exponential reads `D = max - score` in `[0, 2^exp_in_bits)`, at most `2^(w-1)`.
+    pub exp_in_bits: u32,
+    /// Fractional bits of `D`: `e = round(2^exp_out_bits * exp(-D / 2^exp_frac))`.
+    pub exp_frac: u32,
+    /// Fractional bits of `e`; less than `act_bits`.
+    pub exp_out_bits: u32,
+    /// `R = floor(2^recip_bits / sum e)`.
+    pub recip_bits: u32,
+    /// `P = requant(e * R)` by this shift, so `P` has `recip_bits - prob_shift` fractional bits.
+    pub prob_shift: u32,
+    /// Requantisation of the mixed values `P V`.
+    pub mix_shift: u32,
+    /// The attention output is added to the residual stream after this shift.
+    pub attn_out_shift: u32,
+    /// Requantisation of the gate.
+    pub gate_shift: u32,
+    /// Width of the gate (input of the SiLU table): values in `[-2^(b-1), 2^(b-1))`, at most `act_bits`.
+    pub silu_in_bits: u32,
+    /// Fractional bits of the gate.
+    pub gate_frac: u32,
+    /// Fractional bits of `silu(gate)`.
+    pub silu_frac: u32,
+    /// Requantisation of the up projection.
+    pub up_shift: u32,
+    /// Requantisation of the product `silu(gate) * up`.
+    pub glu_shift: u32,
+    /// The feed-forward output is added to the residual stream after this shift.
+    pub ffn_out_shift: u32,
+}
+
+/// Everything public about a block but its commitments: with `k` it determines the verifying key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockSpec {
+    /// Dimensions.
+    pub shape: Shape,
+    /// Scales.
+    pub scales: Scales,
+    /// Width of a weight in bits (8 or 16): values in `[-2^(b-1), 2^(b-1))`.
+    pub weight_bits: u32,
+    /// Tokens proved, padding tokens included.
+    pub tokens: usize,
+}
+
+/// A weight matrix of signed integers, row-major, `rows` inputs by `cols` outputs: `y_j = sum_k x_k W[k][j]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Matrix {
+    /// Inputs.
+    pub rows: usize,
+    /// Outputs.
+    pub cols: usize,
+    /// `rows * cols` entries, row-major.
+    pub data: Arc<Vec<i16>>,
+}
+
+/// The integer weights of one block.
+///
+/// Heads use half-split rotary pairs: features `i` and `i + head_dim/2` of a head turn together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlockWeights {
+    /// `[hidden, heads * head_dim]`, input gain, `sqrt(hidden)` and `1/sqrt(head_dim)` folded in.
+    pub q: Matrix,
+    /// `[hidden, kv_heads * head_dim]`, input gain and `sqrt(hidden)` folded in.
+    pub k: Matrix,
+    /// `[hidden, kv_heads * head_dim]`, input gain and `sqrt(hidden)` folded in.
+    pub v: Matrix,
+    /// `[heads * head_dim, hidden]`.
+    pub o: Matrix,
+    /// `[hidden, ffn]`, input gain and `sqrt(hidden)` folded in.
+    pub gate: Matrix,
+    /// `[hidden, ffn]`, input gain and `sqrt(hidden)` folded in.
+    pub up: Matrix,
+    /// `[ffn, hidden]`.
+    pub down: Matrix,
+}
+
+/// The residual stream at a slice boundary: `[tokens, hidden]`, row-major, scale `2^-residual_frac`.
+pub type Activations = Vec<i32>;
