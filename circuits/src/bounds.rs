@@ -1,0 +1,128 @@
+//! Static bounds: which specifications can be proved, and why no relation wraps around `p`.
+
+use thiserror::Error;
+
+use crate::spec::BlockSpec;
+
+/// Why a specification cannot be compiled.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SpecError {
+    /// A parameter is outside what the circuit supports.
+    #[error("{name} = {value} is outside [{min}, {max}]")]
+    Parameter {
+        /// Field of the specification.
+        name: &'static str,
+        /// Its value.
+        value: u64,
+        /// Least value supported.
+        min: u64,
+        /// Greatest value supported.
+        max: u64,
+    },
+    /// A relation of the circuit could exceed its width (security.md S14).
+    #[error("{relation}: may need {needed} bits, {available} available")]
+    Bound {
+        /// Constraint id.
+        relation: &'static str,
+        /// Bits that the largest value needs.
+        needed: u32,
+        /// Bits that the layout has.
+        available: u32,
+    },
+}
+
+/// Bits of the field: both sides of every relation stay below `p/2 > 2^252`.
+const FIELD_BITS: u32 = 252;
+
+fn log2_ceil(n: u64) -> u32 {
+    64 - n.saturating_sub(1).leading_zeros()
+}
+
+impl BlockSpec {
+    /// Checks every bound that the circuit's soundness needs.
+    ///
+    /// # Soundness
+    /// Each relation over the integers is enforced modulo `p`; it holds over the integers because both
+    /// sides are bounded by what is computed here from range-checked cells alone, never from honest values.
+    ///
+    /// # Errors
+    /// The parameter, or the relation that could overflow.
+    pub fn check(&self) -> Result<(), SpecError> {
+        let (s, c) = (&self.shape, &self.scales);
+        let range = |name, value: u64, min: u64, max: u64| {
+            if (min..=max).contains(&value) {
+                Ok(())
+            } else {
+                Err(SpecError::Parameter { name, value, min, max })
+            }
+        };
+        let size = |name, value: usize, max: u64| range(name, value as u64, 1, max);
+        size("hidden", s.hidden, 1 << 16)?;
+        size("ffn", s.ffn, 1 << 17)?;
+        size("heads", s.heads, 1 << 10)?;
+        size("kv_heads", s.kv_heads, s.heads as u64)?;
+        range("heads % kv_heads", (s.heads % s.kv_heads) as u64, 0, 0)?;
+        size("head_dim", s.head_dim, 1 << 10)?;
+        range("head_dim % 2", (s.head_dim % 2) as u64, 0, 0)?;
+        size("tokens", self.tokens, 1 << 12)?;
+        let act = u64::from(c.act_bits);
+        range("weight_bits", self.weight_bits.into(), 2, 16)?;
+        range("act_bits", act, 4, 16)?;
+        range("limb_bits", c.limb_bits.into(), 2, 15)?;
+        range("residual_lo_bits", c.residual_lo_bits.into(), 1, 15)?;
+        range("rsqrt_bits", c.rsqrt_bits.into(), 1, 60)?;
+        range("norm_eps", c.norm_eps, 1, 1 << 50)?;
+        for (name, shift) in [
+            ("qk_shift", c.qk_shift),
+            ("v_shift", c.v_shift),
+            ("rope_bits", c.rope_bits),
+            ("score_shift", c.score_shift),
+            ("mix_shift", c.mix_shift),
+            ("attn_out_shift", c.attn_out_shift),
+            ("gate_shift", c.gate_shift),
+            ("up_shift", c.up_shift),
+            ("glu_shift", c.glu_shift),
+            ("ffn_out_shift", c.ffn_out_shift),
+        ] {
+            range(name, shift.into(), 1, 15)?;
+        }
+        range("norm_shift", c.norm_shift.into(), 2, 28)?;
+        range("prob_shift", c.prob_shift.into(), 2, 28)?;
+        range("rope_base", c.rope_base.into(), 2, u32::MAX.into())?;
+        range("exp_in_bits", c.exp_in_bits.into(), 1, act - 1)?;
+        range("exp_frac", c.exp_frac.into(), 0, 15)?;
+        range("exp_out_bits", c.exp_out_bits.into(), 1, act - 1)?;
+        range("silu_in_bits", c.silu_in_bits.into(), 2, act)?;
+        range("gate_frac", c.gate_frac.into(), 0, 15)?;
+        range("silu_frac", c.silu_frac.into(), 0, 15)?;
+        range("recip_bits", c.recip_bits.into(), u64::from(c.exp_out_bits), 45)?;
+
+        let bound = |relation, needed: u32, available: u32| {
+            if needed <= available { Ok(()) } else { Err(SpecError::Bound { relation, needed, available }) }
+        };
+        let (limb, stream) = (c.limb_bits, c.act_bits + c.residual_lo_bits);
+        bound("residual stream", stream, 31)?;
+        // v = eps + sum x^2 < 2^v_bits, held in four limbs.
+        let v_bits = 1 + (2 * (stream - 1) + log2_ceil(s.hidden as u64)).max(log2_ceil(c.norm_eps + 1));
+        bound("rms-norm/1 sum of squares", v_bits, 4 * limb)?;
+        // s = floor(2^A / sqrt(v)) <= 2^A / sqrt(eps), held in two limbs.
+        let s_bits = (c.rsqrt_bits + 1).saturating_sub((63 - c.norm_eps.leading_zeros()) / 2);
+        bound("rms-norm/2 reciprocal root", s_bits, 2 * limb)?;
+        bound("rms-norm/2 reciprocal root fits 31 bits", s_bits, 31)?;
+        // 2^(2A) - s^2 v < (2s+1) v <= 2^(A+2) sqrt(v): held in six limbs.
+        bound("rms-norm/3 remainder", c.rsqrt_bits + 2 + v_bits.div_ceil(2), 6 * limb)?;
+        bound("rms-norm/3 modulo p", 4 * limb + 2 * (2 * limb + 1) + 1, FIELD_BITS)?;
+        // n = requant(x s): both sides.
+        bound("rms-norm/4", (stream + 2 * limb).max(c.act_bits + c.norm_shift) + 1, FIELD_BITS)?;
+        // R Z + rem = 2^a, Z <= T 2^exp_out.
+        let z_bits = c.exp_out_bits + log2_ceil(self.tokens as u64) + 1;
+        bound("softmax/5 sum", z_bits, 2 * limb)?;
+        bound("softmax/5 reciprocal", c.recip_bits - c.exp_out_bits + 1, 2 * limb)?;
+        bound("softmax/5 reciprocal fits 31 bits", c.recip_bits - c.exp_out_bits + 1, 31)?;
+        bound("softmax/5 modulo p", 2 * limb + (2 * limb + 2), FIELD_BITS)?;
+        // Products over at most hidden, ffn, head_dim or tokens terms of 16 by 16 bits fit 63 bits.
+        let widest = s.hidden.max(s.ffn).max(s.heads * s.head_dim).max(self.tokens) as u64;
+        bound("matmul accumulators", c.act_bits.max(self.weight_bits) + c.act_bits + log2_ceil(widest), 62)
+    }
+}

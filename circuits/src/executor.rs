@@ -1,0 +1,515 @@
+//! The reference executor: the integer semantics of a block, bit for bit. It *is* the specification.
+//!
+//! Every operation is deterministic; a value that leaves its range is an error that names site, token,
+//! index and value, never a clamp (`protocol.md` section 6).
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::{
+    spec::{BlockSpec, BlockWeights, Matrix, Scales},
+    tables,
+};
+
+/// Where a value arises in a block; named in errors, reports and documentation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Site {
+    /// Input of the block.
+    Input,
+    /// Output of the norm before attention.
+    AttnNorm,
+    /// Queries.
+    Query,
+    /// Keys.
+    Key,
+    /// Values.
+    Value,
+    /// Queries after the rotary embedding.
+    QueryRotary,
+    /// Keys after the rotary embedding.
+    KeyRotary,
+    /// Attention scores.
+    Score,
+    /// Distance of a score from its row's maximum.
+    ScoreDistance,
+    /// Attention weights.
+    Probability,
+    /// Mixed values.
+    Mix,
+    /// Residual stream after attention.
+    Middle,
+    /// Output of the norm before the feed-forward layer.
+    FfnNorm,
+    /// Gate projection.
+    Gate,
+    /// Up projection.
+    Up,
+    /// `silu(gate)`.
+    Silu,
+    /// Product `silu(gate) * up`.
+    Glu,
+    /// Output of the block.
+    Output,
+}
+
+impl fmt::Display for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Site::Input => "input",
+            Site::AttnNorm => "attn-norm",
+            Site::Query => "query",
+            Site::Key => "key",
+            Site::Value => "value",
+            Site::QueryRotary => "query-rotary",
+            Site::KeyRotary => "key-rotary",
+            Site::Score => "score",
+            Site::ScoreDistance => "score-distance",
+            Site::Probability => "probability",
+            Site::Mix => "mix",
+            Site::Middle => "middle",
+            Site::FfnNorm => "ffn-norm",
+            Site::Gate => "gate",
+            Site::Up => "up",
+            Site::Silu => "silu",
+            Site::Glu => "glu",
+            Site::Output => "output",
+        })
+    }
+}
+
+/// Why a block could not be executed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ExecError {
+    /// A value left the range of its site: recalibrate with more headroom, or on text like this one.
+    #[error("{site}: value {value} of token {token}, index {index}, is outside [{min}, {max}]")]
+    OutOfRange {
+        /// Where.
+        site: Site,
+        /// Row (token).
+        token: usize,
+        /// Feature, or `head * tokens + key` for scores.
+        index: usize,
+        /// The value.
+        value: i64,
+        /// Least value allowed.
+        min: i64,
+        /// Greatest value allowed.
+        max: i64,
+    },
+    /// An input has the wrong size.
+    #[error("{what} has {actual} entries, expected {expected}")]
+    Size {
+        /// Which input.
+        what: &'static str,
+        /// Entries expected.
+        expected: usize,
+        /// Entries given.
+        actual: usize,
+    },
+}
+
+/// A requantised tensor: `q * 2^shift + r = c + 2^(shift-1)`, `0 <= r < 2^shift`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requantised {
+    /// Quotients, `[tokens, features]`.
+    pub q: Vec<i32>,
+    /// Remainders, same shape.
+    pub r: Vec<i32>,
+}
+
+/// One norm: `v = eps + sum x^2`, `s^2 v <= 2^(2A) < (s+1)^2 v`, `n = requant(x s)`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NormTrace {
+    /// Sum of squares plus epsilon, `[tokens]`.
+    pub v: Vec<u64>,
+    /// Reciprocal root, `[tokens]`.
+    pub s: Vec<i32>,
+    /// Normalised features, `[tokens, hidden]`.
+    pub n: Requantised,
+}
+
+/// Attention of all heads; score-shaped tensors are `[heads, tokens (queries), tokens (keys)]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AttentionTrace {
+    /// Row maximum over the unmasked keys, `[heads, tokens]`.
+    pub max: Vec<i32>,
+    /// `max - score`; masked entries may be negative.
+    pub distance: Vec<i32>,
+    /// Remainders of the score requantisation.
+    pub score_r: Vec<i32>,
+    /// Exponentials; 0 where masked.
+    pub exp: Vec<i32>,
+    /// Row sums of `exp`, `[heads, tokens]`.
+    pub sum: Vec<i64>,
+    /// `floor(2^recip_bits / sum)`, `[heads, tokens]`.
+    pub recip: Vec<i32>,
+    /// Attention weights and their remainders; 0 and `2^(shift-1)` where masked.
+    pub prob: Requantised,
+}
+
+/// Every intermediate value of one block.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// Input, `[tokens, hidden]`.
+    pub x: Vec<i32>,
+    /// Norm before attention.
+    pub norm1: NormTrace,
+    /// Queries, `[tokens, heads * head_dim]`.
+    pub query: Requantised,
+    /// Keys, `[tokens, kv_heads * head_dim]`.
+    pub key: Requantised,
+    /// Values, `[tokens, kv_heads * head_dim]`.
+    pub value: Requantised,
+    /// Rotated queries.
+    pub query_rotary: Requantised,
+    /// Rotated keys.
+    pub key_rotary: Requantised,
+    /// Scores to attention weights.
+    pub attention: AttentionTrace,
+    /// Mixed values, `[tokens, heads * head_dim]`.
+    pub mix: Requantised,
+    /// Residual stream after attention: `q` is the stream, `r` the remainder of the added product.
+    pub middle: Requantised,
+    /// Norm before the feed-forward layer.
+    pub norm2: NormTrace,
+    /// Gate, `[tokens, ffn]`.
+    pub gate: Requantised,
+    /// Up, `[tokens, ffn]`.
+    pub up: Requantised,
+    /// `silu(gate)`, `[tokens, ffn]`.
+    pub silu: Vec<i32>,
+    /// `silu(gate) * up`, `[tokens, ffn]`.
+    pub glu: Requantised,
+    /// Output of the block: `q` is the stream, `r` the remainder of the added product.
+    pub output: Requantised,
+}
+
+/// Half of a requantisation step, `2^(shift-1)`.
+pub(crate) fn half(shift: u32) -> i64 {
+    1i64 << (shift - 1)
+}
+
+/// `(q, r)` of `c` at `shift`.
+fn split(c: i64, shift: u32) -> (i64, i32) {
+    let c = c + half(shift);
+    (c >> shift, (c & ((1i64 << shift) - 1)) as i32)
+}
+
+/// A signed range of `bits` bits, checked at a site.
+#[derive(Clone, Copy)]
+struct Range {
+    site: Site,
+    min: i64,
+    max: i64,
+}
+
+impl Range {
+    fn signed(site: Site, bits: u32) -> Self {
+        Range { site, min: -(1i64 << (bits - 1)), max: (1i64 << (bits - 1)) - 1 }
+    }
+
+    fn check(self, value: i64, token: usize, index: usize) -> Result<i32, ExecError> {
+        if value < self.min || value > self.max {
+            return Err(ExecError::OutOfRange {
+                site: self.site,
+                token,
+                index,
+                value,
+                min: self.min,
+                max: self.max,
+            });
+        }
+        Ok(value as i32)
+    }
+}
+
+/// Applies `f(row index, row)` to the rows of `out`, in parallel when built with `parallel`.
+fn for_rows<T: Send, F>(out: &mut [T], width: usize, f: F)
+where
+    F: Fn(usize, &mut [T]) + Sync + Send,
+{
+    #[cfg(feature = "parallel")]
+    {
+        use rayon::prelude::*;
+        out.par_chunks_mut(width).enumerate().for_each(|(i, row)| f(i, row));
+    }
+    #[cfg(not(feature = "parallel"))]
+    out.chunks_mut(width).enumerate().for_each(|(i, row)| f(i, row));
+}
+
+/// Tokens whose products share one pass over the weights.
+const TOKEN_BLOCK: usize = 8;
+
+/// `C = X W`, exact.
+///
+/// # Shapes
+/// `x`: `[tokens, rows]`; result: `[tokens, cols]`. Sums stay below `2^63` by [`BlockSpec::check`].
+pub fn product(x: &[i32], w: &Matrix) -> Vec<i64> {
+    let tokens = x.len() / w.rows.max(1);
+    let mut out = vec![0i64; tokens * w.cols];
+    for_rows(&mut out, w.cols * TOKEN_BLOCK, |block, acc| {
+        let first = block * TOKEN_BLOCK;
+        for k in 0..w.rows {
+            let row = &w.data[k * w.cols..(k + 1) * w.cols];
+            for (t, acc) in acc.chunks_mut(w.cols).enumerate() {
+                let xk = x[(first + t) * w.rows + k];
+                if xk == 0 {
+                    continue;
+                }
+                for (a, &w) in acc.iter_mut().zip(row) {
+                    *a += i64::from(xk) * i64::from(w);
+                }
+            }
+        }
+    });
+    out
+}
+
+/// Requantises a whole tensor of `width` features, optionally adding a stream `base` after the shift.
+fn requantise(
+    c: &[i64],
+    base: Option<&[i32]>,
+    width: usize,
+    shift: u32,
+    range: Range,
+) -> Result<Requantised, ExecError> {
+    let mut q = Vec::with_capacity(c.len());
+    let mut r = Vec::with_capacity(c.len());
+    for (i, &c) in c.iter().enumerate() {
+        let (mut qi, ri) = split(c, shift);
+        if let Some(base) = base {
+            qi += i64::from(base[i]);
+        }
+        q.push(range.check(qi, i / width, i % width)?);
+        r.push(ri);
+    }
+    Ok(Requantised { q, r })
+}
+
+/// `floor(2^A / sqrt(v))`: the largest `s` with `s^2 v <= 2^(2A)`.
+pub fn reciprocal_root(v: u64, rsqrt_bits: u32) -> u64 {
+    let target = 1u128 << (2 * rsqrt_bits);
+    let v = u128::from(v);
+    let mut s = ((target / v) as f64).sqrt() as u128;
+    while s * s * v > target {
+        s -= 1;
+    }
+    while (s + 1) * (s + 1) * v <= target {
+        s += 1;
+    }
+    s as u64
+}
+
+fn norm(x: &[i32], spec: &BlockSpec, site: Site) -> Result<NormTrace, ExecError> {
+    let d = spec.shape.hidden;
+    let scales = &spec.scales;
+    let range = Range::signed(site, scales.act_bits);
+    let mut trace = NormTrace::default();
+    for (t, row) in x.chunks(d).enumerate() {
+        let v = row.iter().fold(scales.norm_eps, |v, &x| v + (i64::from(x) * i64::from(x)) as u64);
+        let s = reciprocal_root(v, scales.rsqrt_bits) as i64;
+        for (i, &x) in row.iter().enumerate() {
+            let (q, r) = split(i64::from(x) * s, scales.norm_shift);
+            trace.n.q.push(range.check(q, t, i)?);
+            trace.n.r.push(r);
+        }
+        trace.v.push(v);
+        trace.s.push(s as i32);
+    }
+    Ok(trace)
+}
+
+fn rotary(x: &[i32], heads: usize, spec: &BlockSpec, site: Site) -> Result<Requantised, ExecError> {
+    let hd = spec.shape.head_dim;
+    let pairs = hd / 2;
+    let scales = &spec.scales;
+    let range = Range::signed(site, scales.act_bits);
+    let width = heads * hd;
+    let mut out = Requantised { q: vec![0; x.len()], r: vec![0; x.len()] };
+    for t in 0..x.len() / width {
+        for i in 0..pairs {
+            let (cos, sin) = tables::rotary_entry(scales, hd, t, i);
+            for h in 0..heads {
+                let a = t * width + h * hd + i;
+                let b = a + pairs;
+                let (x1, x2) = (i64::from(x[a]), i64::from(x[b]));
+                let (cos, sin) = (i64::from(cos), i64::from(sin));
+                for (at, c) in [(a, x1 * cos - x2 * sin), (b, x2 * cos + x1 * sin)] {
+                    let (q, r) = split(c, scales.rope_bits);
+                    out.q[at] = range.check(q, t, at - t * width)?;
+                    out.r[at] = r;
+                }
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn attention(query: &[i32], key: &[i32], spec: &BlockSpec) -> Result<AttentionTrace, ExecError> {
+    let (tokens, shape, scales) = (spec.tokens, &spec.shape, &spec.scales);
+    let (hd, group) = (shape.head_dim, shape.heads / shape.kv_heads);
+    let signed = |site| Range::signed(site, scales.act_bits);
+    let distance_range = Range { site: Site::ScoreDistance, min: 0, max: (1i64 << scales.exp_in_bits) - 1 };
+    let exp: Vec<i32> = (0..1i32 << scales.exp_in_bits).map(|d| tables::exp_entry(scales, d)).collect();
+    let mut a = AttentionTrace::default();
+    let mut scores = vec![0i64; tokens];
+    for h in 0..shape.heads {
+        for t in 0..tokens {
+            let q = &query[(t * shape.heads + h) * hd..][..hd];
+            for (s, score) in scores.iter_mut().enumerate() {
+                let k = &key[(s * shape.kv_heads + h / group) * hd..][..hd];
+                let c: i64 = q.iter().zip(k).map(|(&q, &k)| i64::from(q) * i64::from(k)).sum();
+                let (z, r) = split(c, scales.score_shift);
+                signed(Site::Score).check(z, t, h * tokens + s)?;
+                *score = z;
+                a.score_r.push(r);
+            }
+            let max = scores[..=t].iter().copied().max().unwrap_or(0);
+            let mut sum = 0i64;
+            for (s, &z) in scores.iter().enumerate() {
+                let d = max - z;
+                let index = h * tokens + s;
+                let e = if s <= t {
+                    exp[distance_range.check(d, t, index)? as usize]
+                } else {
+                    signed(Site::ScoreDistance).check(d, t, index)?;
+                    0
+                };
+                a.distance.push(d as i32);
+                a.exp.push(e);
+                sum += i64::from(e);
+            }
+            let recip = (1i64 << scales.recip_bits) / sum;
+            for s in 0..tokens {
+                let e = a.exp[(h * tokens + t) * tokens + s];
+                let (p, r) = split(i64::from(e) * recip, scales.prob_shift);
+                a.prob.q.push(signed(Site::Probability).check(p, t, h * tokens + s)?);
+                a.prob.r.push(r);
+            }
+            a.max.push(max as i32);
+            a.sum.push(sum);
+            a.recip.push(recip as i32);
+        }
+    }
+    Ok(a)
+}
+
+/// `C[t, h*hd + k] = sum_s P[h, t, s] V[s, kv(h)*hd + k]`.
+fn mix(prob: &[i32], value: &[i32], spec: &BlockSpec) -> Vec<i64> {
+    let (tokens, shape) = (spec.tokens, &spec.shape);
+    let (hd, group) = (shape.head_dim, shape.heads / shape.kv_heads);
+    let width = shape.heads * hd;
+    let mut out = vec![0i64; tokens * width];
+    for_rows(&mut out, width, |t, row| {
+        for h in 0..shape.heads {
+            for s in 0..=t {
+                let p = i64::from(prob[(h * tokens + t) * tokens + s]);
+                let v = &value[(s * shape.kv_heads + h / group) * hd..][..hd];
+                for (o, &v) in row[h * hd..(h + 1) * hd].iter_mut().zip(v) {
+                    *o += p * i64::from(v);
+                }
+            }
+        }
+    });
+    out
+}
+
+fn expect_size(what: &'static str, expected: usize, actual: usize) -> Result<(), ExecError> {
+    if expected == actual { Ok(()) } else { Err(ExecError::Size { what, expected, actual }) }
+}
+
+impl BlockWeights {
+    /// The matrices with the names and the shapes that `spec` gives them.
+    pub fn matrices<'a>(&'a self, spec: &BlockSpec) -> [(&'static str, &'a Matrix, usize, usize); 7] {
+        let s = &spec.shape;
+        let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
+        [
+            ("q", &self.q, s.hidden, q),
+            ("k", &self.k, s.hidden, kv),
+            ("v", &self.v, s.hidden, kv),
+            ("o", &self.o, q, s.hidden),
+            ("gate", &self.gate, s.hidden, s.ffn),
+            ("up", &self.up, s.hidden, s.ffn),
+            ("down", &self.down, s.ffn, s.hidden),
+        ]
+    }
+}
+
+/// Runs a block on `x` and returns every intermediate value.
+///
+/// # Shapes
+/// `x`: `[spec.tokens, hidden]`, row-major.
+///
+/// # Errors
+/// [`ExecError::OutOfRange`] names the first value that leaves its site's range; [`ExecError::Size`] a
+/// weight or input of the wrong size. `spec` is taken as checked ([`BlockSpec::check`]).
+pub fn execute(spec: &BlockSpec, weights: &BlockWeights, x: &[i32]) -> Result<Trace, ExecError> {
+    let (shape, scales): (_, &Scales) = (&spec.shape, &spec.scales);
+    for (name, matrix, rows, cols) in weights.matrices(spec) {
+        expect_size(name, rows * cols, matrix.data.len())?;
+        expect_size(name, rows, matrix.rows)?;
+    }
+    expect_size("input", spec.tokens * shape.hidden, x.len())?;
+    let act = |site| Range::signed(site, scales.act_bits);
+    let stream = |site| Range::signed(site, scales.act_bits + scales.residual_lo_bits);
+    for (i, &v) in x.iter().enumerate() {
+        stream(Site::Input).check(i64::from(v), i / shape.hidden, i % shape.hidden)?;
+    }
+    let (d, qw, kvw) = (shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
+
+    let norm1 = norm(x, spec, Site::AttnNorm)?;
+    let linear = |x: &[i32], w: &Matrix, shift, range| requantise(&product(x, w), None, w.cols, shift, range);
+    let query = linear(&norm1.n.q, &weights.q, scales.qk_shift, act(Site::Query))?;
+    let key = linear(&norm1.n.q, &weights.k, scales.qk_shift, act(Site::Key))?;
+    let value = linear(&norm1.n.q, &weights.v, scales.v_shift, act(Site::Value))?;
+    let query_rotary = rotary(&query.q, shape.heads, spec, Site::QueryRotary)?;
+    let key_rotary = rotary(&key.q, shape.kv_heads, spec, Site::KeyRotary)?;
+    let attention = attention(&query_rotary.q, &key_rotary.q, spec)?;
+    let mixed = mix(&attention.prob.q, &value.q, spec);
+    let mix = requantise(&mixed, None, qw, scales.mix_shift, act(Site::Mix))?;
+    let middle =
+        requantise(&product(&mix.q, &weights.o), Some(x), d, scales.attn_out_shift, stream(Site::Middle))?;
+    let norm2 = norm(&middle.q, spec, Site::FfnNorm)?;
+    let gate_range = Range::signed(Site::Gate, scales.silu_in_bits);
+    let gate = linear(&norm2.n.q, &weights.gate, scales.gate_shift, gate_range)?;
+    let up = linear(&norm2.n.q, &weights.up, scales.up_shift, act(Site::Up))?;
+    let (first, size) = tables::Table::Silu.domain(scales);
+    let table: Vec<i32> = (0..size as i32).map(|i| tables::silu_entry(scales, first + i)).collect();
+    let mut silu = Vec::with_capacity(gate.q.len());
+    let mut product_c = Vec::with_capacity(gate.q.len());
+    for (i, (&g, &u)) in gate.q.iter().zip(&up.q).enumerate() {
+        let s = table[(g - first) as usize];
+        act(Site::Silu).check(i64::from(s), i / shape.ffn, i % shape.ffn)?;
+        silu.push(s);
+        product_c.push(i64::from(s) * i64::from(u));
+    }
+    let glu = requantise(&product_c, None, shape.ffn, scales.glu_shift, act(Site::Glu))?;
+    let output = requantise(
+        &product(&glu.q, &weights.down),
+        Some(&middle.q),
+        d,
+        scales.ffn_out_shift,
+        stream(Site::Output),
+    )?;
+    debug_assert_eq!(value.q.len(), spec.tokens * kvw);
+    Ok(Trace {
+        x: x.to_vec(),
+        norm1,
+        query,
+        key,
+        value,
+        query_rotary,
+        key_rotary,
+        attention,
+        mix,
+        middle,
+        norm2,
+        gate,
+        up,
+        silu,
+        glu,
+        output,
+    })
+}
