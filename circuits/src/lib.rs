@@ -3,13 +3,22 @@
 //! - [`executor`]: the integer semantics, which are the specification.
 //! - [`bounds`]: which specifications are sound to compile.
 //! - [`tables`]: the lookup tables.
+//! - [`slice`]: what a verifier must know of a circuit besides its gates.
 //! - [`spec`]: what is computed: shapes, scales, integer weights.
 //! - [`witness`]: how a circuit hands its columns to a prover.
 
+pub mod assign;
+pub mod block;
 pub mod bounds;
 pub mod executor;
+pub mod ids;
+pub mod layout;
+pub mod logup;
+pub mod rows;
+pub mod slice;
 pub mod spec;
 pub mod tables;
+pub mod testing;
 pub mod witness;
 
 /// The scalar field of BN254, in which every circuit of Lamina lives.

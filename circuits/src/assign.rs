@@ -1,0 +1,614 @@
+//! The witness of a block, column by column, from a trace of the reference executor.
+
+use std::sync::Arc;
+
+use ff::Field;
+
+use crate::{
+    Fr,
+    block::{Columns, Links, copies, table_entries},
+    executor::Trace,
+    layout::{Layout, Link, Norm, Port, Row},
+    logup::{self, ARITY, signed, tuple},
+    rows::{
+        A, B, C2, C3, C4, C5, C6, Challenges, F, Kind, LIMBS, LOOKUPS, Programs, RowView, SLOTS, combination,
+        halves, int, power,
+    },
+    tables::{self, Table},
+    witness::{Column, Witness},
+};
+
+/// Phase 0 of a block, and what phase 1 needs.
+#[derive(Clone, Debug)]
+pub struct BlockWitness {
+    /// The layout.
+    pub layout: Arc<Layout>,
+    /// Input boundary columns.
+    pub boundary_in: Vec<Arc<Vec<i32>>>,
+    /// Output boundary columns.
+    pub boundary_out: Vec<Arc<Vec<i32>>>,
+    /// Weight columns; shared between proofs.
+    pub weights: Arc<Vec<Arc<Vec<i16>>>>,
+    /// Cell columns, `slot * lanes + lane`.
+    pub cells: Vec<Arc<Vec<i32>>>,
+    /// Multiplicity columns.
+    pub multiplicities: Vec<Arc<Vec<i32>>>,
+}
+
+/// Maps `0..n` to a vector, in parallel when built with `parallel`.
+fn map_rows<T: Send>(n: usize, f: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
+    #[cfg(feature = "parallel")]
+    {
+        use rayon::prelude::*;
+        (0..n).into_par_iter().with_min_len(256).map(f).collect()
+    }
+    #[cfg(not(feature = "parallel"))]
+    (0..n).map(f).collect()
+}
+
+/// The eight cells of one lane.
+type Lane = [i32; SLOTS];
+
+impl BlockWitness {
+    /// Lays out `trace` of a block with the weight columns of [`Layout::weight_columns`].
+    pub fn new(layout: &Arc<Layout>, weights: Arc<Vec<Arc<Vec<i16>>>>, trace: &Trace) -> BlockWitness {
+        let rows: Vec<_> = layout.rows().collect();
+        let lanes = layout.lanes;
+        let filled: Vec<Vec<Lane>> =
+            map_rows(rows.len(), |at| (0..lanes).map(|l| lane_cells(layout, trace, rows[at], l)).collect());
+        let cells = map_rows(SLOTS * lanes, |i| {
+            let mut column = vec![0i32; layout.active];
+            for (value, row) in column.iter_mut().zip(&filled) {
+                *value = row[i % lanes][i / lanes];
+            }
+            Arc::new(column)
+        });
+        let boundary = |x: &[i32]| layout.boundary(x).into_iter().map(Arc::new).collect();
+        let mut witness = BlockWitness {
+            layout: layout.clone(),
+            boundary_in: boundary(&trace.x),
+            boundary_out: boundary(&trace.output.q),
+            weights,
+            cells,
+            multiplicities: vec![],
+        };
+        witness.count();
+        witness
+    }
+
+    /// Recomputes the multiplicities from the cells; entries outside their tables are not counted.
+    pub fn count(&mut self) {
+        let layout = &self.layout;
+        let mut counts = vec![0i32; layout.table_columns() * layout.active];
+        let kinds = self.kinds();
+        for (at, &kind) in kinds.iter().enumerate() {
+            for lane in 0..layout.lanes {
+                for entry in self.entries(at, kind, lane).into_iter().flatten() {
+                    counts[entry] += 1;
+                }
+            }
+        }
+        self.multiplicities = counts.chunks(layout.active).map(|c| Arc::new(c.to_vec())).collect();
+    }
+
+    fn kinds(&self) -> Vec<Option<(Kind, Option<usize>, Row)>> {
+        let mut kinds: Vec<_> = self.layout.rows().map(|(g, r)| Some((r.kind(), g, r))).collect();
+        kinds.resize(self.layout.active, None);
+        kinds
+    }
+
+    fn cell(&self, at: usize, slot: usize, lane: usize) -> i32 {
+        self.cells[slot * self.layout.lanes + lane][at]
+    }
+
+    /// The tables of a row's lookups.
+    fn row_tables(&self, row: Option<(Kind, Option<usize>, Row)>, lane: usize) -> [Table; LOOKUPS] {
+        let layout = &self.layout;
+        let Some((kind, group, row)) = row else {
+            return [Table::Signed(layout.spec.scales.act_bits); LOOKUPS];
+        };
+        let mut tables = kind.tables(&layout.spec);
+        if let (Row::Score { key, .. }, Some(group)) = (row, group) {
+            if key <= group * layout.lanes + lane {
+                tables[0] = Table::Exp;
+            }
+        }
+        tables
+    }
+
+    /// Table entry of each lookup of a lane, `None` where the cell is in no entry.
+    fn entries(
+        &self,
+        at: usize,
+        row: Option<(Kind, Option<usize>, Row)>,
+        lane: usize,
+    ) -> [Option<usize>; LOOKUPS] {
+        let set = &self.layout.tables;
+        let tables = self.row_tables(row, lane);
+        let scales = &self.layout.spec.scales;
+        let mut entries = [None; LOOKUPS];
+        for (i, (&table, entry)) in tables.iter().zip(&mut entries).enumerate() {
+            let (start, first, size) = set.spans[set.index(table)];
+            let value = self.cell(at, if i == 0 { A } else { C2 + i - 1 }, lane);
+            let offset = i64::from(value) - i64::from(first);
+            let inside = (0..size as i64).contains(&offset);
+            // Function tables are checked on their output too; ranges have output 0.
+            let output = if i == 0 { self.cell(at, B, lane) } else { 0 };
+            if inside && (i > 0 || table.output(scales, value) == output) {
+                *entry = Some(start + offset as usize);
+            }
+        }
+        entries
+    }
+
+    /// The tuple of a lookup as a field element, for cells outside their tables.
+    fn tuple(
+        &self,
+        at: usize,
+        row: Option<(Kind, Option<usize>, Row)>,
+        lane: usize,
+        i: usize,
+        theta: Fr,
+    ) -> Fr {
+        let table = self.row_tables(row, lane)[i];
+        let tag = Fr::from(self.layout.tables.index(table) as u64 + 1);
+        if i == 0 {
+            let (a, b) = (self.cell(at, A, lane), self.cell(at, B, lane));
+            tuple(signed(a), Some(signed(b)), tag, &theta)
+        } else {
+            tuple(signed(self.cell(at, C2 + i - 1, lane)), None, tag, &theta)
+        }
+    }
+
+    /// The columns of phase 1 in the order of allocation: `a_in, a_out, a_x, wa, wb, acc, a_s`, helpers, table
+    /// helpers, running sum.
+    pub fn combine(&self, c: &Challenges<Fr>) -> Vec<Vec<Fr>> {
+        let layout = &*self.layout;
+        let (n, strip) = (layout.active, layout.strip.len());
+        let programs = Programs { spec: &layout.spec, lanes: layout.lanes };
+        let links = Links::new(c, layout.lanes);
+        let rows: Vec<_> = layout.rows().collect();
+
+        // a_x first: score rows read it.
+        let mut a_x = map_rows(rows.len(), |at| {
+            let view = ValueView { witness: self, at, row: rows[at], a_x: Fr::ZERO };
+            programs.a_x(rows[at].1.kind(), c, &view).unwrap_or(Fr::ZERO)
+        });
+        a_x.resize(n + 1, Fr::ZERO);
+        for at in (0..rows.len()).rev() {
+            if layout.link_stream(rows[at].1) {
+                let carried = matches!(rows[at].1.kind(), Kind::Score | Kind::Sum);
+                let next = a_x[at + 1];
+                a_x[at] += if carried { next } else { c.gamma * next };
+            }
+        }
+        let terms = map_rows(rows.len(), |at| {
+            let view = ValueView { witness: self, at, row: rows[at], a_x: a_x[at] };
+            programs.terms(rows[at].1.kind(), c, &view)
+        });
+        let pick = |f: &dyn Fn(&crate::rows::Terms<Fr>) -> Option<Fr>| {
+            let mut column: Vec<Fr> = terms.iter().map(|t| f(t).unwrap_or(Fr::ZERO)).collect();
+            column.resize(n + 1, Fr::ZERO);
+            column
+        };
+        let mut a_in = pick(&|t| t.a_in);
+        let mut a_out = pick(&|t| t.a_out);
+        let mut a_s = pick(&|t| t.a_s);
+        for at in (0..rows.len()).rev() {
+            let (group, row) = rows[at];
+            let kind = row.kind();
+            if layout.link_in(group, row) {
+                let tail = match kind {
+                    Kind::Value => links.gamma_lanes * a_in[at + 1],
+                    Kind::RotaryK => links.gamma_lanes * a_in[at + strip],
+                    _ => links.delta * a_in[at + strip],
+                };
+                a_in[at] += tail;
+            }
+            if layout.link_out(row) {
+                let weight = match kind {
+                    Kind::Value => links.gamma_lanes,
+                    Kind::Remainder => c.eta,
+                    _ => c.gamma,
+                };
+                let next = a_out[at + 1];
+                a_out[at] += weight * next;
+            }
+            if layout.link_sum(row) {
+                let next = a_s[at + 1];
+                a_s[at] += next;
+            }
+        }
+
+        let mut wb = vec![Fr::ZERO; n + 1];
+        self.accumulate_boundary(c, &mut wb);
+        let (wa, acc) = self.accumulate_products(c, &links, &a_in, &a_out, &a_x, &mut wb);
+        let mut columns = vec![a_in, a_out, a_x, wa, wb, acc, a_s];
+        for column in &mut columns {
+            column.truncate(n);
+        }
+        columns.extend(self.lookups(c));
+        columns
+    }
+
+    fn accumulate_boundary(&self, c: &Challenges<Fr>, wb: &mut [Fr]) {
+        let layout = &self.layout;
+        let d = layout.spec.shape.hidden;
+        let column = power(&c.alpha, layout.boundary_tokens);
+        for row in (0..layout.boundary_tokens * d).rev() {
+            let both = combination(&column, layout.boundary_columns, |i| {
+                signed(self.boundary_in[i][row]) + c.eta * signed(self.boundary_out[i][row])
+            });
+            let tail = if (row + 1) % d != 0 { c.gamma * wb[row + 1] } else { Fr::ZERO };
+            wb[row] = both + tail;
+        }
+    }
+
+    fn accumulate_products(
+        &self,
+        c: &Challenges<Fr>,
+        links: &Links<Fr>,
+        a_in: &[Fr],
+        a_out: &[Fr],
+        a_x: &[Fr],
+        wb: &mut [Fr],
+    ) -> (Vec<Fr>, Vec<Fr>) {
+        let layout = &self.layout;
+        let n = layout.active;
+        let mut wa = vec![Fr::ZERO; n + 1];
+        let mut acc = vec![Fr::ZERO; n + 1];
+        let step = power(&c.gamma, layout.weight_lanes);
+        let mut powers = vec![Fr::ONE; layout.weight_lanes];
+        for l in 1..powers.len() {
+            powers[l] = powers[l - 1] * c.gamma;
+        }
+        for op in &layout.weight_ops {
+            for k in 0..op.inputs {
+                let at = op.start + k * op.blocks;
+                wa[at] = a_in[op.input_row + k];
+                for b in 1..op.blocks {
+                    wa[at + b] = step * wa[at + b - 1];
+                }
+            }
+            let rows = op.inputs * op.blocks;
+            let products = map_rows(rows, |i| {
+                let row = op.start + i;
+                let p: Fr =
+                    powers.iter().zip(self.weights.iter()).map(|(p, w)| signed(w[row].into()) * p).sum();
+                wa[row] * p
+            });
+            for i in (0..rows).rev() {
+                let next = if i + 1 < rows { acc[op.start + i + 1] } else { Fr::ZERO };
+                acc[op.start + i] = products[i] + next;
+            }
+        }
+        for op in &layout.pair_ops {
+            for (i, &((_, left), (_, right))) in op.factors.iter().enumerate().rev() {
+                let row = op.start + i;
+                wa[row] = a_in[left];
+                wb[row] = a_in[right];
+                let next = if i + 1 < op.factors.len() { acc[row + 1] } else { Fr::ZERO };
+                acc[row] = wa[row] * wb[row] + next;
+            }
+        }
+        // Chains read earlier chains, so run of rows by run of rows, each from its end.
+        let mut start = 0;
+        while start < layout.chains.len() {
+            let length = 1 + layout.chains[start..].iter().take_while(|r| r.link != Link::End).count();
+            for row in layout.chains[start..start + length].iter().rev() {
+                let (port, at) = row.source;
+                wb[row.row] = match port {
+                    Port::In => a_in[at],
+                    Port::Out => a_out[at],
+                    Port::Stream => a_x[at],
+                    Port::Left => wa[at],
+                    Port::Right => wb[at],
+                    Port::Acc => acc[at],
+                };
+                let next = acc[row.row + 1];
+                let tail = match row.link {
+                    Link::End => Fr::ZERO,
+                    Link::One => next,
+                    Link::Alpha => c.alpha * next,
+                    Link::Delta => links.delta * next,
+                    Link::Eta => c.eta * next,
+                };
+                acc[row.row] = int::<Fr>(row.coefficient.into()) * wb[row.row] + tail;
+            }
+            start += length;
+        }
+        (wa, acc)
+    }
+
+    fn lookups(&self, c: &Challenges<Fr>) -> Vec<Vec<Fr>> {
+        let layout = &self.layout;
+        let (n, lanes) = (layout.active, layout.lanes);
+        let inverses = logup::inverses(table_entries(layout), c.theta, c.beta);
+        let kinds = self.kinds();
+        let helpers = (LOOKUPS * lanes).div_ceil(ARITY);
+        let rows: Vec<Vec<Fr>> = map_rows(n, |at| {
+            let mut row = vec![Fr::ZERO; helpers];
+            for lane in 0..lanes {
+                for (i, entry) in self.entries(at, kinds[at], lane).into_iter().enumerate() {
+                    let inverse = match entry {
+                        Some(entry) => inverses[entry],
+                        None => {
+                            let v = self.tuple(at, kinds[at], lane, i, c.theta) + c.beta;
+                            Option::from(v.invert()).unwrap_or(Fr::ZERO)
+                        }
+                    };
+                    row[(lane * LOOKUPS + i) / ARITY] += inverse;
+                }
+            }
+            row
+        });
+        let mut columns: Vec<Vec<Fr>> = map_rows(helpers, |h| rows.iter().map(|row| row[h]).collect());
+        let tables = layout.table_columns();
+        let table_helpers: Vec<Vec<Fr>> = (0..tables.div_ceil(ARITY))
+            .map(|h| {
+                map_rows(n, |at| {
+                    (h * ARITY..tables.min((h + 1) * ARITY))
+                        .map(|t| {
+                            // Rows past the last entry repeat the first.
+                            let inverse = inverses.get(t * n + at).unwrap_or(&inverses[0]);
+                            signed(self.multiplicities[t][at]) * inverse
+                        })
+                        .sum()
+                })
+            })
+            .collect();
+        let mut sum = vec![Fr::ZERO; n + 1];
+        for at in 0..n {
+            let plus: Fr = columns.iter().map(|h| h[at]).sum();
+            let minus: Fr = table_helpers.iter().map(|h| h[at]).sum();
+            sum[at + 1] = sum[at] + plus - minus;
+        }
+        columns.extend(table_helpers);
+        columns.push(sum);
+        columns
+    }
+
+    /// The challenges in the order of the circuit.
+    pub fn challenges(known: &[Fr]) -> Challenges<Fr> {
+        let at = |i: usize| known.get(i).copied().unwrap_or(Fr::ZERO);
+        Challenges { alpha: at(0), gamma: at(1), eta: at(2), theta: at(3), beta: at(4) }
+    }
+}
+
+struct ValueView<'a> {
+    witness: &'a BlockWitness,
+    at: usize,
+    row: (Option<usize>, Row),
+    a_x: Fr,
+}
+
+impl ValueView<'_> {
+    fn token(&self, lane: usize) -> usize {
+        self.row.0.unwrap_or(0) * self.witness.layout.lanes + lane
+    }
+}
+
+impl RowView<Fr> for ValueView<'_> {
+    fn cell(&self, slot: usize, lane: usize) -> Fr {
+        signed(self.witness.cell(self.at, slot, lane))
+    }
+
+    fn rotary(&self, lane: usize) -> (Fr, Fr) {
+        let spec = &self.witness.layout.spec;
+        match self.row.1 {
+            Row::Rotary { pair, second, .. } => {
+                let (cos, sin) =
+                    tables::rotary_entry(&spec.scales, spec.shape.head_dim, self.token(lane), pair);
+                (signed(cos), signed(if second { sin } else { -sin }))
+            }
+            _ => (Fr::ZERO, Fr::ZERO),
+        }
+    }
+
+    fn mask(&self, lane: usize) -> Fr {
+        match self.row.1 {
+            Row::Score { key, .. } if key <= self.token(lane) => Fr::ONE,
+            _ => Fr::ZERO,
+        }
+    }
+
+    fn a_x(&self) -> Fr {
+        self.a_x
+    }
+}
+
+impl Witness for BlockWitness {
+    fn columns(&self, phase: u8, challenges: &[Fr]) -> Vec<(usize, Column)> {
+        if phase == 0 {
+            let mut columns = vec![];
+            columns.extend(self.boundary_in.iter().chain(&self.boundary_out).cloned().map(Column::I32));
+            columns.extend(self.weights.iter().cloned().map(Column::I16));
+            columns.extend(self.cells.iter().chain(&self.multiplicities).cloned().map(Column::I32));
+            columns.into_iter().enumerate().collect()
+        } else {
+            let first = 2 * self.layout.boundary_columns
+                + self.weights.len()
+                + self.cells.len()
+                + self.multiplicities.len();
+            self.combine(&Self::challenges(challenges))
+                .into_iter()
+                .enumerate()
+                .map(|(i, column)| (first + i, Column::Field(column)))
+                .collect()
+        }
+    }
+}
+
+/// Splits a non-negative integer into `n` limbs of `bits` bits.
+fn limbs(v: u128, bits: u32, n: usize) -> Vec<i32> {
+    (0..n).map(|i| ((v >> (bits * i as u32)) & ((1 << bits) - 1)) as i32).collect()
+}
+
+/// The cells of lane `l` on a row.
+fn lane_cells(layout: &Layout, trace: &Trace, (group, row): (Option<usize>, Row), l: usize) -> Lane {
+    let spec = &layout.spec;
+    let (s, shape) = (&spec.scales, &spec.shape);
+    let t = group.unwrap_or(0) * layout.lanes + l;
+    let tokens = spec.tokens;
+    let (d, hd) = (shape.hidden, shape.head_dim);
+    let mut cells = [0i32; SLOTS];
+    let two = |r: i32, shift: u32| {
+        let (lo, _) = halves(shift);
+        (r & ((1 << lo) - 1), r >> lo)
+    };
+    match row {
+        Row::Stream(kind, j) => {
+            let i = t * d + j;
+            let (x, norm, r) = match kind {
+                Kind::StreamIn => (trace.x[i], Some(&trace.norm1), 0),
+                Kind::StreamMid => (trace.middle.q[i], Some(&trace.norm2), trace.middle.r[i]),
+                _ => (trace.output.q[i], None, trace.output.r[i]),
+            };
+            cells[A] = x >> s.residual_lo_bits;
+            cells[C2] = x & ((1 << s.residual_lo_bits) - 1);
+            cells[C5] = r;
+            if let Some(norm) = norm {
+                cells[C3] = norm.n.q[i];
+                (cells[C4], cells[C6]) = two(norm.n.r[i], s.norm_shift);
+                cells[F] = norm.s[t];
+            }
+        }
+        Row::Root(norm) | Row::Remainder(norm, _) => {
+            let norm = if norm == Norm::Attn { &trace.norm1 } else { &trace.norm2 };
+            let (v, root) = (u128::from(norm.v[t]), norm.s[t] as u128);
+            let one = 1u128 << (2 * s.rsqrt_bits);
+            match row {
+                Row::Root(_) => {
+                    let v = limbs(v, s.limb_bits, 4);
+                    let r = limbs(root, s.limb_bits, 2);
+                    cells = [r[0], 0, v[0], v[1], v[2], v[3], r[1], norm.s[t]];
+                }
+                Row::Remainder(_, above) => {
+                    let value =
+                        if above { (root + 1) * (root + 1) * v - one - 1 } else { one - root * root * v };
+                    for (slot, limb) in LIMBS.into_iter().zip(limbs(value, s.limb_bits, 6)) {
+                        cells[slot] = limb;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Row::Rotary { key, head, pair, second } => {
+            let (plain, turned, heads) = if key {
+                (&trace.key, &trace.key_rotary, shape.kv_heads)
+            } else {
+                (&trace.query, &trace.query_rotary, shape.heads)
+            };
+            let base = (t * heads + head) * hd + pair;
+            let half = hd / 2;
+            let (own, partner) = if second { (base + half, base) } else { (base, base + half) };
+            cells[C3] = plain.q[own];
+            cells[C4] = plain.r[own];
+            cells[C5] = turned.q[own];
+            cells[C6] = turned.r[own];
+            cells[F] = plain.q[partner];
+        }
+        Row::Score { head, key } => {
+            let a = &trace.attention;
+            let i = (head * tokens + t) * tokens + key;
+            cells[A] = a.distance[i];
+            cells[B] = a.exp[i];
+            cells[C2] = a.score_r[i];
+            let row = &a.distance[i - key..=i - key + t];
+            let attained = row.iter().position(|&d| d == 0);
+            cells[C3] = i32::from(attained == Some(key));
+            cells[C5] = a.prob.q[i];
+            (cells[C4], cells[C6]) = two(a.prob.r[i], s.prob_shift);
+            cells[F] = a.recip[head * tokens + t];
+        }
+        Row::Sum(head) => {
+            let a = &trace.attention;
+            let i = head * tokens + t;
+            let rem = (1i64 << s.recip_bits) - i64::from(a.recip[i]) * a.sum[i];
+            let low = limbs(rem as u128, s.limb_bits, 2);
+            let rest = limbs((a.sum[i] - 1 - rem) as u128, s.limb_bits, 2);
+            cells = [0, 0, low[0], low[1], rest[0], rest[1], 0, a.recip[i]];
+        }
+        Row::Max(head) => {
+            let a = &trace.attention;
+            let i = head * tokens + t;
+            let r = limbs(a.recip[i] as u128, s.limb_bits, 2);
+            cells = [a.max[i], 0, r[0], r[1], 0, 0, 0, a.recip[i]];
+        }
+        Row::Mix(j) => {
+            let i = t * shape.heads * hd + j;
+            cells[C3] = trace.mix.q[i];
+            cells[C4] = trace.mix.r[i];
+        }
+        Row::Glu(j) => {
+            let i = t * shape.ffn + j;
+            cells = [
+                trace.gate.q[i],
+                trace.silu[i],
+                trace.gate.r[i],
+                trace.up.q[i],
+                trace.up.r[i],
+                trace.glu.q[i],
+                trace.glu.r[i],
+                0,
+            ];
+        }
+        Row::Value { token, head, block } => {
+            let j = block * layout.lanes + l;
+            if j < hd {
+                let i = (token * shape.kv_heads + head) * hd + j;
+                cells[C3] = trace.value.q[i];
+                cells[C4] = trace.value.r[i];
+            } else {
+                // The product of a zero weight column, requantised.
+                cells[C4] = 1 << (s.v_shift - 1);
+            }
+        }
+    }
+    cells
+}
+
+/// Checks a witness against the gates and copies of the circuit, without halo2's mock prover.
+///
+/// Returns the ids of the violated constraints, sorted; `copy` stands for a copy constraint. This is the
+/// audit's tool: it evaluates every gate on every usable row over explicit columns.
+pub fn violations(
+    cs: &halo2_proofs::plonk::ConstraintSystem<Fr>,
+    fixed: &[Vec<Fr>],
+    advice: &[Vec<Fr>],
+    challenges: &[Fr],
+    layout: &Layout,
+    columns: &Columns,
+) -> Vec<&'static str> {
+    let n = 1usize << layout.k;
+    let usable = layout.active + 1;
+    let at = |row: usize, rotation: i32| (row as i64 + i64::from(rotation)).rem_euclid(n as i64) as usize;
+    let mut bad = std::collections::BTreeSet::new();
+    for gate in cs.gates() {
+        for poly in gate.polynomials() {
+            let wrong: Vec<bool> = map_rows(usable, |row| {
+                poly.evaluate(
+                    &|c| c,
+                    &|_| Fr::ZERO,
+                    &|q| fixed[q.column_index()][at(row, q.rotation().0)],
+                    &|q| advice[q.column_index()][at(row, q.rotation().0)],
+                    &|_| Fr::ZERO,
+                    &|c| challenges[c.index()],
+                    &|a| -a,
+                    &|a, b| a + b,
+                    &|a, b| a * b,
+                    &|a, s| a * s,
+                ) != Fr::ZERO
+            });
+            if wrong.contains(&true) {
+                bad.insert(crate::ids::intern(gate.name()));
+            }
+        }
+    }
+    for ((p, i), (q, j)) in copies(layout) {
+        if advice[columns.port(p).index()][i] != advice[columns.port(q).index()][j] {
+            bad.insert("copy");
+        }
+    }
+    bad.into_iter().collect()
+}

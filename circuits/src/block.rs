@@ -1,0 +1,690 @@
+//! The circuit of one transformer block: columns, gates, fixed assignment.
+
+use std::{cell::RefCell, sync::Arc};
+
+use ff::Field;
+use halo2_proofs::{
+    circuit::{Cell, Layouter, Region, SimpleFloorPlanner, Value},
+    plonk::{
+        Advice, Any, Challenge, Circuit, Column, ConstraintSystem, Error, Expression, FirstPhase, Fixed,
+        Instance, SecondPhase, VirtualCells,
+    },
+    poly::Rotation,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Fr,
+    assign::BlockWitness,
+    layout::{Layout, LayoutError, Link, Port, Row},
+    logup::{LogUp, signed, tuple},
+    rows::{self, Algebra, Challenges, F, Kind, LOOKUPS, Programs, RowView, SLOTS, combination, int, power},
+    spec::BlockSpec,
+    tables::{self, Table},
+    witness::{self, Witness},
+};
+
+/// Degree of the constraint system, set explicitly (`protocol.md` section 2).
+pub const DEGREE: usize = 5;
+
+/// What determines a block's verifying key, given the SRS.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BlockParams {
+    /// The block.
+    pub spec: BlockSpec,
+    /// Lanes; divides the tokens.
+    pub lanes: usize,
+    /// Log of the number of rows.
+    pub k: u32,
+}
+
+impl BlockParams {
+    /// The layout that these parameters determine.
+    ///
+    /// # Errors
+    /// An unsound specification, or rows that do not fit.
+    pub fn layout(&self) -> Result<Layout, LayoutError> {
+        Layout::new(&self.spec, self.lanes, self.k)
+    }
+}
+
+/// All columns and challenges of the block circuit.
+#[derive(Clone, Debug)]
+pub struct Columns {
+    /// Input boundary, linked.
+    pub boundary_in: Vec<Column<Advice>>,
+    /// Output boundary, linked.
+    pub boundary_out: Vec<Column<Advice>>,
+    /// Weights, linked.
+    pub weights: Vec<Column<Advice>>,
+    /// Cells, `[slot][lane]`.
+    pub cells: Vec<Vec<Column<Advice>>>,
+    /// Combinations that products read.
+    pub a_in: Column<Advice>,
+    /// Outputs of products.
+    pub a_out: Column<Advice>,
+    /// The stream, and carried vectors.
+    pub a_x: Column<Advice>,
+    /// Sums down the rows.
+    pub a_s: Column<Advice>,
+    /// Left factor.
+    pub wa: Column<Advice>,
+    /// Right factor, chain entry, boundary accumulator.
+    pub wb: Column<Advice>,
+    /// Product accumulator.
+    pub acc: Column<Advice>,
+    /// Lookups.
+    pub logup: LogUp,
+    /// Kind selectors, in the order of [`Kind::ALL`].
+    pub kinds: Vec<Column<Fixed>>,
+    /// First feature of a rotary pair.
+    pub rotary_first: Column<Fixed>,
+    /// `a_in` links.
+    pub link_in: Column<Fixed>,
+    /// `a_out` links.
+    pub link_out: Column<Fixed>,
+    /// `a_x` links.
+    pub link_x: Column<Fixed>,
+    /// `a_s` links and constancy of `f`.
+    pub link_s: Column<Fixed>,
+    /// Rows where a sum must be zero.
+    pub sum_closes: Column<Fixed>,
+    /// Weight rows.
+    pub on_weights: Column<Fixed>,
+    /// Attention product rows.
+    pub on_pairs: Column<Fixed>,
+    /// Chain coefficients.
+    pub chain: Column<Fixed>,
+    /// Links of `acc`: 1, `alpha`, `delta`, `eta`.
+    pub acc_links: [Column<Fixed>; 4],
+    /// `wa(next) = gamma^weight_lanes wa`.
+    pub link_wa: Column<Fixed>,
+    /// Boundary rows.
+    pub on_boundary: Column<Fixed>,
+    /// Links of the boundary accumulator.
+    pub link_boundary: Column<Fixed>,
+    /// Rotary cosines by lane.
+    pub cos: Vec<Column<Fixed>>,
+    /// Rotary sines by lane, signed by half.
+    pub sin: Vec<Column<Fixed>>,
+    /// Causal mask by lane.
+    pub mask: Vec<Column<Fixed>>,
+    /// The statement's digest.
+    pub instance: Column<Instance>,
+    /// Challenges, all drawn after phase 0.
+    pub challenges: Challenges<Challenge>,
+}
+
+/// The circuit of a block. Without a witness it serves key generation.
+#[derive(Clone, Debug)]
+pub struct BlockCircuit {
+    /// Public parameters.
+    pub params: BlockParams,
+    /// The layout of `params`.
+    pub layout: Arc<Layout>,
+    /// Columns of phase 0.
+    pub witness: Option<Arc<BlockWitness>>,
+}
+
+impl BlockCircuit {
+    /// The circuit without a witness.
+    ///
+    /// # Errors
+    /// See [`BlockParams::layout`].
+    pub fn new(params: &BlockParams) -> Result<Self, LayoutError> {
+        Ok(BlockCircuit { params: params.clone(), layout: Arc::new(params.layout()?), witness: None })
+    }
+
+    /// The circuit with a witness laid out for the same parameters.
+    pub fn with_witness(&self, witness: Arc<BlockWitness>) -> Self {
+        BlockCircuit { witness: Some(witness), ..self.clone() }
+    }
+}
+
+/// Reads a row as halo2 expressions, querying what is used and nothing else.
+struct GateView<'a, 'b> {
+    meta: RefCell<&'a mut VirtualCells<'b, Fr>>,
+    columns: &'a Columns,
+}
+
+impl GateView<'_, '_> {
+    fn fixed(&self, column: Column<Fixed>) -> Expression<Fr> {
+        self.meta.borrow_mut().query_fixed(column, Rotation::cur())
+    }
+
+    fn advice(&self, column: Column<Advice>, at: i32) -> Expression<Fr> {
+        self.meta.borrow_mut().query_advice(column, Rotation(at))
+    }
+
+    fn kind(&self, kind: Kind) -> Expression<Fr> {
+        self.fixed(self.columns.kinds[kind.index()])
+    }
+
+    fn challenges(&self) -> Challenges<Expression<Fr>> {
+        let mut meta = self.meta.borrow_mut();
+        let c = &self.columns.challenges;
+        Challenges {
+            alpha: meta.query_challenge(c.alpha),
+            gamma: meta.query_challenge(c.gamma),
+            eta: meta.query_challenge(c.eta),
+            theta: meta.query_challenge(c.theta),
+            beta: meta.query_challenge(c.beta),
+        }
+    }
+}
+
+impl RowView<Expression<Fr>> for GateView<'_, '_> {
+    fn cell(&self, slot: usize, lane: usize) -> Expression<Fr> {
+        self.advice(self.columns.cells[slot][lane], 0)
+    }
+
+    fn rotary(&self, lane: usize) -> (Expression<Fr>, Expression<Fr>) {
+        (self.fixed(self.columns.cos[lane]), self.fixed(self.columns.sin[lane]))
+    }
+
+    fn mask(&self, lane: usize) -> Expression<Fr> {
+        self.fixed(self.columns.mask[lane])
+    }
+
+    fn a_x(&self) -> Expression<Fr> {
+        self.advice(self.columns.a_x, 0)
+    }
+}
+
+fn sum(terms: impl IntoIterator<Item = Expression<Fr>>) -> Expression<Fr> {
+    terms.into_iter().reduce(|a, b| a + b).unwrap_or_else(|| int(0))
+}
+
+/// Weights of the next row in the accumulators, by kind: shared by the gates and the witness.
+pub(crate) struct Links<E> {
+    /// Next group's row: rows whose lanes are tokens weighted by `alpha`.
+    pub delta: E,
+    /// Next group's row: keys, weighted by `gamma`; also the next block of values.
+    pub gamma_lanes: E,
+}
+
+impl<E: Algebra> Links<E> {
+    pub(crate) fn new(c: &Challenges<E>, lanes: usize) -> Self {
+        Links { delta: power(&c.alpha, lanes), gamma_lanes: power(&c.gamma, lanes) }
+    }
+}
+
+impl Columns {
+    fn allocate(meta: &mut ConstraintSystem<Fr>, layout: &Layout) -> Columns {
+        let lanes = layout.lanes;
+        let first =
+            |meta: &mut ConstraintSystem<Fr>, n| (0..n).map(|_| meta.advice_column_in(FirstPhase)).collect();
+        let boundary_in = first(meta, layout.boundary_columns);
+        let boundary_out = first(meta, layout.boundary_columns);
+        let weights = first(meta, layout.weight_lanes);
+        let cells = (0..SLOTS).map(|_| first(meta, lanes)).collect();
+        let multiplicities = LogUp::multiplicities(meta, layout.table_columns());
+        let mut second = || {
+            let column = meta.advice_column_in(SecondPhase);
+            meta.enable_equality(column);
+            column
+        };
+        let [a_in, a_out, a_x, wa, wb, acc] = [(); 6].map(|()| second());
+        let a_s = meta.advice_column_in(SecondPhase);
+        let active = meta.fixed_column();
+        let logup = LogUp::new(meta, multiplicities, LOOKUPS * lanes, active);
+        let mut fixed = |n: usize| (0..n).map(|_| meta.fixed_column()).collect::<Vec<_>>();
+        let kinds = fixed(Kind::ALL.len());
+        let (cos, sin, mask) = (fixed(lanes), fixed(lanes), fixed(lanes));
+        let mut one = || meta.fixed_column();
+        Columns {
+            boundary_in,
+            boundary_out,
+            weights,
+            cells,
+            a_in,
+            a_out,
+            a_x,
+            a_s,
+            wa,
+            wb,
+            acc,
+            logup,
+            kinds,
+            rotary_first: one(),
+            link_in: one(),
+            link_out: one(),
+            link_x: one(),
+            link_s: one(),
+            sum_closes: one(),
+            on_weights: one(),
+            on_pairs: one(),
+            chain: one(),
+            acc_links: [(); 4].map(|()| one()),
+            link_wa: one(),
+            on_boundary: one(),
+            link_boundary: one(),
+            cos,
+            sin,
+            mask,
+            instance: meta.instance_column(),
+            challenges: {
+                let mut challenge = || meta.challenge_usable_after(FirstPhase);
+                Challenges {
+                    alpha: challenge(),
+                    gamma: challenge(),
+                    eta: challenge(),
+                    theta: challenge(),
+                    beta: challenge(),
+                }
+            },
+        }
+    }
+
+    /// The column of a port.
+    pub fn port(&self, port: Port) -> Column<Advice> {
+        match port {
+            Port::In => self.a_in,
+            Port::Out => self.a_out,
+            Port::Stream => self.a_x,
+            Port::Left => self.wa,
+            Port::Right => self.wb,
+            Port::Acc => self.acc,
+        }
+    }
+
+    fn gate(
+        &self,
+        meta: &mut ConstraintSystem<Fr>,
+        id: &'static str,
+        build: impl FnOnce(&GateView<'_, '_>) -> Expression<Fr>,
+    ) {
+        meta.create_gate(id, |meta| {
+            let view = GateView { meta: RefCell::new(meta), columns: self };
+            [build(&view)]
+        });
+    }
+
+    fn accumulator_gates(&self, meta: &mut ConstraintSystem<Fr>, layout: &Layout) {
+        let programs = Programs { spec: &layout.spec, lanes: layout.lanes };
+        let strip = layout.strip.len() as i32;
+        // Sum over the kinds of selector times term.
+        let selected =
+            |v: &GateView<'_, '_>, pick: &dyn Fn(rows::Terms<Expression<Fr>>) -> Option<Expression<Fr>>| {
+                let c = v.challenges();
+                sum(Kind::ALL.into_iter().filter_map(|kind| {
+                    let term = pick(programs.terms(kind, &c, v))?;
+                    Some(v.kind(kind) * term)
+                }))
+            };
+        self.gate(meta, "in/1", |v| {
+            let links = Links::new(&v.challenges(), layout.lanes);
+            let mut tail = v.kind(Kind::Value) * links.gamma_lanes.clone() * v.advice(self.a_in, 1);
+            if layout.groups > 1 {
+                let tokens =
+                    sum([Kind::StreamIn, Kind::StreamMid, Kind::RotaryQ, Kind::Score, Kind::Mix, Kind::Glu]
+                        .map(|kind| v.kind(kind)));
+                let weight = tokens * links.delta + v.kind(Kind::RotaryK) * links.gamma_lanes;
+                tail = tail + weight * v.advice(self.a_in, strip);
+            }
+            v.fixed(self.logup.active) * v.advice(self.a_in, 0)
+                - selected(v, &|t| t.a_in)
+                - v.fixed(self.link_in) * tail
+        });
+        self.gate(meta, "out/1", |v| {
+            let c = v.challenges();
+            let links = Links::new(&c, layout.lanes);
+            let (value, remainder) = (v.kind(Kind::Value), v.kind(Kind::Remainder));
+            let rest = int::<Expression<Fr>>(1) - value.clone() - remainder.clone();
+            let weight = value * links.gamma_lanes + remainder * c.eta + rest * c.gamma;
+            v.fixed(self.logup.active) * v.advice(self.a_out, 0)
+                - selected(v, &|t| t.a_out)
+                - v.fixed(self.link_out) * weight * v.advice(self.a_out, 1)
+        });
+        self.gate(meta, "stream/1", |v| {
+            let c = v.challenges();
+            let carried = v.kind(Kind::Score) + v.kind(Kind::Sum);
+            let weight = carried.clone() + (int::<Expression<Fr>>(1) - carried) * c.gamma;
+            v.fixed(self.logup.active) * v.advice(self.a_x, 0)
+                - selected(v, &|t| t.a_x)
+                - v.fixed(self.link_x) * weight * v.advice(self.a_x, 1)
+        });
+        self.gate(meta, "sum/1", |v| {
+            v.fixed(self.logup.active) * v.advice(self.a_s, 0)
+                - selected(v, &|t| t.a_s)
+                - v.fixed(self.link_s) * v.advice(self.a_s, 1)
+        });
+        self.gate(meta, "sum/2", |v| v.fixed(self.sum_closes) * v.advice(self.a_s, 0));
+        self.gate(meta, "factor/1", |v| {
+            let c = v.challenges();
+            let change =
+                combination(&c.alpha, layout.lanes, |l| v.cell(F, l) - v.advice(self.cells[F][l], 1));
+            v.fixed(self.link_s) * change
+        });
+        self.gate(meta, "rotary/2", |v| {
+            let c = v.challenges();
+            let swapped =
+                combination(&c.alpha, layout.lanes, |l| v.cell(rows::C3, l) + c.eta.clone() * v.cell(F, l));
+            v.fixed(self.rotary_first) * (swapped - v.advice(self.a_x, 1))
+        });
+        for kind in Kind::ALL {
+            let count = {
+                // The number of relations does not depend on the view; count them on zeros.
+                let zero = Challenges {
+                    alpha: Fr::ZERO,
+                    gamma: Fr::ZERO,
+                    eta: Fr::ZERO,
+                    theta: Fr::ZERO,
+                    beta: Fr::ZERO,
+                };
+                programs
+                    .relations(kind, &zero, &ZeroView, Fr::ZERO)
+                    .into_iter()
+                    .map(|(id, _)| id)
+                    .collect::<Vec<_>>()
+            };
+            for (i, id) in count.into_iter().enumerate() {
+                self.gate(meta, id, |v| {
+                    let next = if kind == Kind::Root { v.advice(self.a_out, 1) } else { int(0) };
+                    let relation = programs.relations(kind, &v.challenges(), v, next).swap_remove(i).1;
+                    v.kind(kind) * relation
+                });
+            }
+        }
+    }
+
+    fn product_gates(&self, meta: &mut ConstraintSystem<Fr>, layout: &Layout) {
+        self.gate(meta, "product/1", |v| {
+            let c = v.challenges();
+            let (wa, wb) = (v.advice(self.wa, 0), v.advice(self.wb, 0));
+            let weights = combination(&c.gamma, layout.weight_lanes, |l| v.advice(self.weights[l], 0));
+            let [one, alpha, delta, eta] = self.acc_links.map(|column| v.fixed(column));
+            let links = Links::new(&c, layout.lanes);
+            let link = one + alpha * c.alpha + delta * links.delta + eta * c.eta;
+            v.fixed(self.logup.active) * v.advice(self.acc, 0)
+                - wa * (v.fixed(self.on_weights) * weights + v.fixed(self.on_pairs) * wb.clone())
+                - v.fixed(self.chain) * wb
+                - link * v.advice(self.acc, 1)
+        });
+        self.gate(meta, "product/2", |v| {
+            let step = power(&v.challenges().gamma, layout.weight_lanes);
+            v.fixed(self.link_wa) * (v.advice(self.wa, 1) - step * v.advice(self.wa, 0))
+        });
+        self.gate(meta, "boundary/1", |v| {
+            let c = v.challenges();
+            let column = power(&c.alpha, layout.boundary_tokens);
+            let both = combination(&column, layout.boundary_columns, |i| {
+                v.advice(self.boundary_in[i], 0) + c.eta.clone() * v.advice(self.boundary_out[i], 0)
+            });
+            let tail = v.fixed(self.link_boundary) * c.gamma * v.advice(self.wb, 1);
+            v.fixed(self.on_boundary) * (v.advice(self.wb, 0) - both) - tail
+        });
+    }
+
+    fn lookup_gates(&self, meta: &mut ConstraintSystem<Fr>, layout: &Layout) {
+        let tag = |table: Table| int::<Expression<Fr>>(layout.tables.index(table) as i128 + 1);
+        let idle = Table::Signed(layout.spec.scales.act_bits);
+        let (exp, act) = (tag(Table::Exp), tag(idle));
+        self.logup.gates(meta, self.challenges.theta, self.challenges.beta, |meta| {
+            let view = GateView { meta: RefCell::new(meta), columns: self };
+            let theta = view.challenges().theta;
+            // The tag of a slot: that of an idle row, or of the row's kind.
+            let tags: Vec<_> = (0..LOOKUPS)
+                .map(|slot| {
+                    Kind::ALL.into_iter().filter(|kind| kind.tables(&layout.spec)[slot] != idle).fold(
+                        act.clone(),
+                        |t, kind| {
+                            let own = tag(kind.tables(&layout.spec)[slot]);
+                            t + view.kind(kind) * (own - act.clone())
+                        },
+                    )
+                })
+                .collect();
+            let mut tuples = vec![];
+            for lane in 0..layout.lanes {
+                let masked = tags[0].clone() + view.mask(lane) * (exp.clone() - act.clone());
+                let pair = (view.cell(rows::A, lane), view.cell(rows::B, lane));
+                tuples.push(tuple(pair.0, Some(pair.1), masked, &theta));
+                for (slot, tag) in (rows::C2..=rows::C6).zip(&tags[1..]) {
+                    tuples.push(tuple(view.cell(slot, lane), None, tag.clone(), &theta));
+                }
+            }
+            tuples
+        });
+    }
+
+    fn assign_fixed(&self, region: &mut Region<'_, Fr>, layout: &Layout) {
+        let spec = &layout.spec;
+        let one = Fr::ONE;
+        let mut set = |column: Column<Fixed>, row: usize, on: bool| {
+            if on {
+                region.assign_fixed(column, row, one);
+            }
+        };
+        for row in 0..layout.active {
+            set(self.logup.active, row, true);
+        }
+        for (at, (group, row)) in layout.rows().enumerate() {
+            set(self.kinds[row.kind().index()], at, true);
+            set(self.link_in, at, layout.link_in(group, row));
+            set(self.link_out, at, layout.link_out(row));
+            set(self.link_x, at, layout.link_stream(row));
+            set(self.link_s, at, layout.link_sum(row));
+            set(self.sum_closes, at, layout.sum_closes(row));
+            set(self.rotary_first, at, matches!(row, Row::Rotary { second: false, .. }));
+        }
+        for op in &layout.weight_ops {
+            let rows = op.inputs * op.blocks;
+            for i in 0..rows {
+                set(self.on_weights, op.start + i, true);
+                set(self.acc_links[0], op.start + i, i + 1 < rows);
+                set(self.link_wa, op.start + i, (i + 1) % op.blocks != 0);
+            }
+        }
+        for op in &layout.pair_ops {
+            for i in 0..op.factors.len() {
+                set(self.on_pairs, op.start + i, true);
+                set(self.acc_links[0], op.start + i, i + 1 < op.factors.len());
+            }
+        }
+        for row in &layout.chains {
+            let link = match row.link {
+                Link::End => None,
+                Link::One => Some(0),
+                Link::Alpha => Some(1),
+                Link::Delta => Some(2),
+                Link::Eta => Some(3),
+            };
+            if let Some(link) = link {
+                set(self.acc_links[link], row.row, true);
+            }
+        }
+        let d = spec.shape.hidden;
+        for row in 0..layout.boundary_tokens * d {
+            set(self.on_boundary, row, true);
+            set(self.link_boundary, row, (row + 1) % d != 0);
+        }
+        for row in &layout.chains {
+            region.assign_fixed(self.chain, row.row, int::<Fr>(row.coefficient.into()));
+        }
+        for (at, (group, row)) in layout.rows().enumerate() {
+            let Some(group) = group else { continue };
+            for lane in 0..layout.lanes {
+                let token = group * layout.lanes + lane;
+                match row {
+                    Row::Rotary { pair, second, .. } => {
+                        let (cos, sin) = tables::rotary_entry(&spec.scales, spec.shape.head_dim, token, pair);
+                        region.assign_fixed(self.cos[lane], at, signed(cos));
+                        region.assign_fixed(self.sin[lane], at, signed(if second { sin } else { -sin }));
+                    }
+                    Row::Score { key, .. } if key <= token => {
+                        region.assign_fixed(self.mask[lane], at, one);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        self.logup.assign_tables(region, layout.active, table_entries(layout));
+    }
+}
+
+/// All table entries of a layout as `(in, out, tag)`.
+pub(crate) fn table_entries(layout: &Layout) -> impl Iterator<Item = (i32, i32, u32)> + '_ {
+    let set = &layout.tables;
+    set.tables.iter().zip(&set.spans).enumerate().flat_map(move |(i, (&table, &(_, first, size)))| {
+        (0..size as i32).map(move |offset| {
+            let input = first + offset;
+            (input, table.output(&layout.spec.scales, input), i as u32 + 1)
+        })
+    })
+}
+
+/// A row of zeros, to enumerate relations.
+struct ZeroView;
+
+impl RowView<Fr> for ZeroView {
+    fn cell(&self, _: usize, _: usize) -> Fr {
+        Fr::ZERO
+    }
+    fn rotary(&self, _: usize) -> (Fr, Fr) {
+        (Fr::ZERO, Fr::ZERO)
+    }
+    fn mask(&self, _: usize) -> Fr {
+        Fr::ZERO
+    }
+    fn a_x(&self) -> Fr {
+        Fr::ZERO
+    }
+}
+
+/// A cell of an advice column, for copy constraints.
+fn cell_at(column: Column<Advice>, row: usize) -> Cell {
+    Cell { row_offset: row, column: Column::<Any>::from(column) }
+}
+
+/// Assigns columns of integers or field elements cell by cell: the oracle's path, never the prover's.
+pub(crate) fn assign_columns(
+    region: &mut Region<'_, Fr>,
+    columns: &[Column<Advice>],
+    values: Vec<(usize, witness::Column)>,
+) {
+    for (index, values) in values {
+        let Some(&column) = columns.iter().find(|c| c.index() == index) else { continue };
+        let mut put = |row: usize, v: Fr| {
+            region.assign_advice(column, row, Value::known(v));
+        };
+        match values {
+            witness::Column::I16(v) => {
+                v.iter().enumerate().for_each(|(row, &v)| put(row, signed(v.into())));
+            }
+            witness::Column::I32(v) => v.iter().enumerate().for_each(|(row, &v)| put(row, signed(v))),
+            witness::Column::Field(v) => v.into_iter().enumerate().for_each(|(row, v)| put(row, v)),
+        }
+    }
+}
+
+impl Columns {
+    /// All advice columns.
+    pub fn advice(&self) -> Vec<Column<Advice>> {
+        let l = &self.logup;
+        let groups: [&[Column<Advice>]; 7] = [
+            &self.boundary_in,
+            &self.boundary_out,
+            &self.weights,
+            &l.multiplicities,
+            &l.helpers,
+            &l.table_helpers,
+            &[self.a_in, self.a_out, self.a_x, self.a_s, self.wa, self.wb, self.acc, l.sum],
+        ];
+        groups.into_iter().flatten().chain(self.cells.iter().flatten()).copied().collect()
+    }
+}
+
+impl Circuit<Fr> for BlockCircuit {
+    type Config = (Columns, Arc<Layout>);
+    type FloorPlanner = SimpleFloorPlanner;
+    type Params = BlockParams;
+
+    fn params(&self) -> BlockParams {
+        self.params.clone()
+    }
+
+    fn without_witnesses(&self) -> Self {
+        BlockCircuit { witness: None, ..self.clone() }
+    }
+
+    fn configure_with_params(meta: &mut ConstraintSystem<Fr>, params: BlockParams) -> Self::Config {
+        // Callers check the parameters first; halo2 leaves no way to return an error here.
+        #[expect(clippy::expect_used, reason = "documented precondition: params.layout() is Ok")]
+        let layout = params.layout().expect("parameters were checked by BlockParams::layout");
+        let columns = Columns::allocate(meta, &layout);
+        columns.accumulator_gates(meta, &layout);
+        columns.product_gates(meta, &layout);
+        columns.lookup_gates(meta, &layout);
+        meta.set_minimum_degree(DEGREE);
+        (columns, Arc::new(layout))
+    }
+
+    fn configure(_: &mut ConstraintSystem<Fr>) -> Self::Config {
+        unreachable!("halo2 calls configure_with_params when circuits have parameters")
+    }
+
+    fn synthesize(
+        &self,
+        (columns, layout): Self::Config,
+        mut layouter: impl Layouter<Fr>,
+    ) -> Result<(), Error> {
+        let challenges = |layouter: &mut dyn FnMut(Challenge) -> Value<Fr>| -> Option<Vec<Fr>> {
+            let c = &columns.challenges;
+            let mut known = vec![];
+            for challenge in [c.alpha, c.gamma, c.eta, c.theta, c.beta] {
+                layouter(challenge).map(|v| known.push(v));
+            }
+            (known.len() == 5).then_some(known)
+        };
+        layouter.assign_region(
+            || "block",
+            |mut region| {
+                columns.assign_fixed(&mut region, &layout);
+                let advice = columns.advice();
+                if let Some(witness) = &self.witness {
+                    assign_columns(&mut region, &advice, witness.columns(0, &[]));
+                }
+                region.next_phase();
+                let known = challenges(&mut |c| region.get_challenge(c));
+                if let (Some(witness), Some(known)) = (&self.witness, known) {
+                    assign_columns(&mut region, &advice, witness.columns(1, &known));
+                }
+                for (a, b) in copies(&layout) {
+                    let [a, b] = [a, b].map(|(port, row)| cell_at(columns.port(port), row));
+                    region.constrain_equal(a, b);
+                }
+                Ok(())
+            },
+        )
+    }
+}
+
+/// Every copy constraint of a layout.
+pub fn copies(layout: &Layout) -> Vec<((Port, usize), (Port, usize))> {
+    let mut copies = vec![];
+    for op in &layout.weight_ops {
+        for k in 0..op.inputs {
+            copies.push(((Port::In, op.input_row + k), (Port::Left, op.start + k * op.blocks)));
+        }
+    }
+    for op in &layout.pair_ops {
+        for (i, &(a, b)) in op.factors.iter().enumerate() {
+            copies.push((a, (Port::Left, op.start + i)));
+            copies.push((b, (Port::Right, op.start + i)));
+        }
+    }
+    for row in &layout.chains {
+        copies.push((row.source, (Port::Right, row.row)));
+    }
+    copies.extend(layout.equalities.iter().copied());
+    copies
+}
+
+impl Default for BlockParams {
+    /// The smallest block that has every operation; halo2 asks for a default.
+    fn default() -> Self {
+        crate::testing::tiny_params()
+    }
+}

@@ -1,0 +1,684 @@
+//! The planner: where every row, weight, copy and table entry of a block stands.
+//!
+//! The *cell region* holds the row programs: `G` strips of equal shape, one per group of `L` tokens, then the
+//! value rows. The *product region* (other columns, same rows) holds the weights, the attention products
+//! and the chains that close each operation.
+
+use thiserror::Error;
+
+use crate::{
+    bounds::SpecError,
+    rows::{Kind, LOOKUPS},
+    spec::{BlockSpec, BlockWeights, Matrix},
+    tables::Table,
+};
+
+/// Rows that halo2 reserves: five blinding rows and the last row.
+pub const UNUSABLE_ROWS: usize = 6;
+
+/// Which norm of the block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norm {
+    /// Before attention.
+    Attn,
+    /// Before the feed-forward layer.
+    Ffn,
+}
+
+/// The meaning of one row of the cell region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Row {
+    /// Stream feature `j`: input, middle or output by kind.
+    Stream(Kind, usize),
+    /// Reciprocal root.
+    Root(Norm),
+    /// Remainder below (`false`) or above (`true`).
+    Remainder(Norm, bool),
+    /// A query or key feature: head, pair, second half of the pair.
+    Rotary {
+        /// Key (else query).
+        key: bool,
+        /// Head.
+        head: usize,
+        /// Pair index.
+        pair: usize,
+        /// Second feature of the pair.
+        second: bool,
+    },
+    /// Scores of `head` against key `key`.
+    Score {
+        /// Head.
+        head: usize,
+        /// Key token.
+        key: usize,
+    },
+    /// Sum row of a head.
+    Sum(usize),
+    /// Maximum row of a head.
+    Max(usize),
+    /// Mixed feature of the concatenated heads.
+    Mix(usize),
+    /// Feed-forward feature.
+    Glu(usize),
+    /// Value features `block * L ..` of one token and head.
+    Value {
+        /// Token.
+        token: usize,
+        /// Key-value head.
+        head: usize,
+        /// Block of features.
+        block: usize,
+    },
+}
+
+impl Row {
+    /// The row program.
+    pub fn kind(self) -> Kind {
+        match self {
+            Row::Stream(kind, _) => kind,
+            Row::Root(_) => Kind::Root,
+            Row::Remainder(..) => Kind::Remainder,
+            Row::Rotary { key: false, .. } => Kind::RotaryQ,
+            Row::Rotary { key: true, .. } => Kind::RotaryK,
+            Row::Score { .. } => Kind::Score,
+            Row::Sum(_) => Kind::Sum,
+            Row::Max(_) => Kind::Max,
+            Row::Mix(_) => Kind::Mix,
+            Row::Glu(_) => Kind::Glu,
+            Row::Value { .. } => Kind::Value,
+        }
+    }
+}
+
+/// Why no layout fits.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum LayoutError {
+    /// The specification itself is unsound.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The lanes do not divide the tokens.
+    #[error("{lanes} lanes do not divide {tokens} tokens")]
+    Lanes {
+        /// Lanes asked for.
+        lanes: usize,
+        /// Tokens of the specification.
+        tokens: usize,
+    },
+    /// The rows do not fit.
+    #[error("{what} needs {needed} rows, k = {k} has {available}")]
+    Rows {
+        /// Which region.
+        what: &'static str,
+        /// Rows needed.
+        needed: usize,
+        /// Rows available.
+        available: usize,
+        /// Log of the row count.
+        k: u32,
+    },
+}
+
+/// One weight matrix in the product region: rows `(k, b)`, `b` fastest, `ceil(cols / weight_lanes)` each.
+#[derive(Clone, Debug)]
+pub struct WeightOp {
+    /// Constraint id.
+    pub id: &'static str,
+    /// First row in the product region.
+    pub start: usize,
+    /// Inputs.
+    pub inputs: usize,
+    /// Outputs in the order of their rows; `None` is a lane that must stay zero.
+    pub outputs: Vec<Option<(Source, usize)>>,
+    /// Rows per input.
+    pub blocks: usize,
+    /// Row of the cell region (group 0) whose `a_in` is input 0; inputs follow row by row.
+    pub input_row: usize,
+}
+
+/// A matrix of [`BlockWeights`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are those of BlockWeights")]
+pub enum Source {
+    Q,
+    K,
+    V,
+    O,
+    Gate,
+    Up,
+    Down,
+}
+
+impl Source {
+    /// The matrix itself.
+    pub fn matrix(self, w: &BlockWeights) -> &Matrix {
+        match self {
+            Source::Q => &w.q,
+            Source::K => &w.k,
+            Source::V => &w.v,
+            Source::O => &w.o,
+            Source::Gate => &w.gate,
+            Source::Up => &w.up,
+            Source::Down => &w.down,
+        }
+    }
+}
+
+/// A phase-1 column under the permutation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Port {
+    /// `a_in`.
+    In,
+    /// `a_out`.
+    Out,
+    /// `a_x`.
+    Stream,
+    /// `wa`, left factor of the product region.
+    Left,
+    /// `wb`, right factor, chain entry and boundary accumulator.
+    Right,
+    /// `acc`, accumulator of the product region.
+    Acc,
+}
+
+/// A cell of a phase-1 column.
+pub type PortCell = (Port, usize);
+
+/// How an accumulator row weighs the row below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Not at all.
+    End,
+    /// By 1.
+    One,
+    /// By `alpha` (next token).
+    Alpha,
+    /// By `alpha^L` (next group).
+    Delta,
+    /// By `eta` (next relation).
+    Eta,
+}
+
+/// A chain row: `acc = coefficient * wb + link * acc(next)`, `wb` a copy of `source`.
+#[derive(Clone, Debug)]
+pub struct ChainRow {
+    /// Row of the product region.
+    pub row: usize,
+    /// What `wb` copies.
+    pub source: PortCell,
+    /// Constant factor.
+    pub coefficient: i64,
+    /// Weight of the chain below.
+    pub link: Link,
+}
+
+/// An attention product: rows `acc = wa wb + acc(next)`.
+#[derive(Clone, Debug)]
+pub struct PairOp {
+    /// First row.
+    pub start: usize,
+    /// What `wa` and `wb` copy, row by row.
+    pub factors: Vec<(PortCell, PortCell)>,
+}
+
+/// The tables of a layout, concatenated and cut into columns of [`Layout::active`] rows.
+#[derive(Clone, Debug)]
+pub struct TableSet {
+    /// The tables; table `i` has tag `i + 1`.
+    pub tables: Vec<Table>,
+    /// First entry, first `in` and size of each.
+    pub spans: Vec<(usize, i32, usize)>,
+    /// Entries in all.
+    pub entries: usize,
+}
+
+impl TableSet {
+    /// Position of a table in [`TableSet::tables`].
+    pub fn index(&self, table: Table) -> usize {
+        self.tables.iter().position(|&t| t == table).unwrap_or(usize::MAX)
+    }
+}
+
+/// Where everything stands.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// The block.
+    pub spec: BlockSpec,
+    /// Rows are `2^k`.
+    pub k: u32,
+    /// Lanes `L`.
+    pub lanes: usize,
+    /// Token groups `G = tokens / L`.
+    pub groups: usize,
+    /// Weight columns.
+    pub weight_lanes: usize,
+    /// Active rows: gates that read the next row are on for rows below this.
+    pub active: usize,
+    /// Rows of a strip.
+    pub strip: Vec<Row>,
+    /// First value row.
+    pub value_start: usize,
+    /// Blocks of value features per head.
+    pub value_blocks: usize,
+    /// Boundary columns on each side.
+    pub boundary_columns: usize,
+    /// Tokens of a boundary column.
+    pub boundary_tokens: usize,
+    /// Products with weights.
+    pub weight_ops: Vec<WeightOp>,
+    /// Products of activations.
+    pub pair_ops: Vec<PairOp>,
+    /// Closing chains.
+    pub chains: Vec<ChainRow>,
+    /// Copies beside those of chains and products: closing equalities.
+    pub equalities: Vec<(PortCell, PortCell)>,
+    /// Lookup tables.
+    pub tables: TableSet,
+    /// Rows used of the cell region and the product region.
+    pub rows_used: (usize, usize),
+}
+
+impl Layout {
+    /// Lays a block out with `lanes` lanes on `2^k` rows, with as few weight columns as fit.
+    ///
+    /// # Errors
+    /// An unsound specification, or rows that do not fit.
+    pub fn new(spec: &BlockSpec, lanes: usize, k: u32) -> Result<Layout, LayoutError> {
+        spec.check()?;
+        let (s, tokens) = (&spec.shape, spec.tokens);
+        if lanes == 0 || tokens % lanes != 0 {
+            return Err(LayoutError::Lanes { lanes, tokens });
+        }
+        let groups = tokens / lanes;
+        let active = (1usize << k).saturating_sub(UNUSABLE_ROWS + 1);
+        let strip = strip_rows(spec);
+        let value_start = groups * strip.len();
+        let value_blocks = s.head_dim.div_ceil(lanes);
+        let cell_rows = value_start + tokens * s.kv_heads * value_blocks;
+        let fits = |what, needed: usize| {
+            if needed <= active {
+                Ok(())
+            } else {
+                Err(LayoutError::Rows { what, needed, available: active, k })
+            }
+        };
+        fits("the cell region", cell_rows)?;
+        fits("one token of a boundary", s.hidden)?;
+        let boundary_tokens = (active / s.hidden).min(tokens);
+        let boundary_columns = tokens.div_ceil(boundary_tokens);
+
+        let mut layout = Layout {
+            spec: spec.clone(),
+            k,
+            lanes,
+            groups,
+            weight_lanes: 0,
+            active,
+            strip,
+            value_start,
+            value_blocks,
+            boundary_columns,
+            boundary_tokens,
+            weight_ops: vec![],
+            pair_ops: vec![],
+            chains: vec![],
+            equalities: vec![],
+            tables: table_set(spec),
+            rows_used: (cell_rows, 0),
+        };
+        let tail = layout.tail_rows();
+        let fits_with =
+            |lanes: usize| layout.weight_rows(lanes).max(boundary_tokens * s.hidden) + tail <= active;
+        let most = 1 + s.ffn.max(layout.qk_width()).max(s.hidden);
+        let first = (1..=most).find(|&w| fits_with(w));
+        let Some(weight_lanes) = first else {
+            let needed = layout.weight_rows(most).max(boundary_tokens * s.hidden) + tail;
+            return Err(LayoutError::Rows { what: "the product region", needed, available: active, k });
+        };
+        layout.weight_lanes = weight_lanes;
+        layout.place_products();
+        Ok(layout)
+    }
+
+    fn qk_width(&self) -> usize {
+        (self.spec.shape.heads + self.spec.shape.kv_heads) * self.spec.shape.head_dim
+    }
+
+    fn v_width(&self) -> usize {
+        self.spec.shape.kv_heads * self.value_blocks * self.lanes
+    }
+
+    fn weight_rows(&self, lanes: usize) -> usize {
+        let s = &self.spec.shape;
+        s.hidden
+            * (self.qk_width().div_ceil(lanes) + self.v_width().div_ceil(lanes) + 2 * s.ffn.div_ceil(lanes))
+            + (s.heads * s.head_dim + s.ffn) * s.hidden.div_ceil(lanes)
+    }
+
+    /// Rows of attention products and chains.
+    fn tail_rows(&self) -> usize {
+        let (s, g, t) = (&self.spec.shape, self.groups, self.spec.tokens);
+        let pairs = s.heads * (s.head_dim + t);
+        // qk, v, scores, mixes, o, gate/up (two chains), down, boundary (four chains)
+        pairs + g + t + 2 * s.heads * g + 2 * g + (g + 2) + 2 * g + (self.boundary_tokens + 2 * g + 2)
+    }
+
+    /// Row of the cell region where `row` of group `group` stands; only for rows that exist.
+    pub fn row_of(&self, group: usize, row: Row) -> usize {
+        match row {
+            Row::Value { token, head, block } => {
+                let per_token = self.spec.shape.kv_heads * self.value_blocks;
+                self.value_start + token * per_token + head * self.value_blocks + block
+            }
+            _ => {
+                let s = &self.spec.shape;
+                let (d, t, qk) = (s.hidden, self.spec.tokens, self.qk_width());
+                let qw = s.heads * s.head_dim;
+                let scores = d + 3 + qk;
+                let mix = scores + s.heads * (t + 2);
+                let mid = mix + qw;
+                let glu = mid + d + 3;
+                let out = glu + s.ffn;
+                let at = match row {
+                    Row::Stream(Kind::StreamIn, j) => j,
+                    Row::Stream(Kind::StreamMid, j) => mid + j,
+                    Row::Stream(_, j) => out + j,
+                    Row::Root(Norm::Attn) => d,
+                    Row::Root(Norm::Ffn) => mid + d,
+                    Row::Remainder(norm, above) => {
+                        1 + usize::from(above) + if norm == Norm::Attn { d } else { mid + d }
+                    }
+                    Row::Rotary { key, head, pair, second } => {
+                        let head = head + if key { s.heads } else { 0 };
+                        d + 3 + head * s.head_dim + 2 * pair + usize::from(second)
+                    }
+                    Row::Score { head, key } => scores + head * (t + 2) + key,
+                    Row::Sum(head) => scores + head * (t + 2) + t,
+                    Row::Max(head) => scores + head * (t + 2) + t + 1,
+                    Row::Mix(j) => mix + j,
+                    Row::Glu(j) => glu + j,
+                    Row::Value { .. } => 0,
+                };
+                group * self.strip.len() + at
+            }
+        }
+    }
+
+    /// The rows of the cell region in order, each with its group (`None` for value rows).
+    pub fn rows(&self) -> impl Iterator<Item = (Option<usize>, Row)> + '_ {
+        let s = &self.spec.shape;
+        let strips = (0..self.groups).flat_map(|g| self.strip.iter().map(move |&r| (Some(g), r)));
+        let values = (0..self.spec.tokens).flat_map(move |token| {
+            (0..s.kv_heads).flat_map(move |head| {
+                (0..self.value_blocks).map(move |block| (None, Row::Value { token, head, block }))
+            })
+        });
+        strips.chain(values)
+    }
+
+    /// Whether `a_in` of this row also takes in the next group's row (or the next block of values).
+    pub fn link_in(&self, group: Option<usize>, row: Row) -> bool {
+        match row {
+            Row::Value { block, .. } => block + 1 < self.value_blocks,
+            Row::Stream(Kind::StreamOut, _)
+            | Row::Root(_)
+            | Row::Remainder(..)
+            | Row::Sum(_)
+            | Row::Max(_) => false,
+            _ => group.is_some_and(|g| g + 1 < self.groups),
+        }
+    }
+
+    /// Whether `a_out` continues into the next row (by `gamma`, or as its kind says).
+    pub fn link_out(&self, row: Row) -> bool {
+        let s = &self.spec.shape;
+        match row {
+            Row::Stream(Kind::StreamIn, _) | Row::Root(_) | Row::Sum(_) | Row::Max(_) => false,
+            Row::Stream(_, j) => j + 1 < s.hidden,
+            Row::Remainder(_, above) => !above,
+            Row::Rotary { key, head, pair, second } => {
+                !(key && head + 1 == s.kv_heads && pair + 1 == s.head_dim / 2 && second)
+            }
+            Row::Score { key, .. } => key + 1 < self.spec.tokens,
+            Row::Mix(j) => (j + 1) % s.head_dim != 0,
+            Row::Glu(j) => j + 1 < s.ffn,
+            Row::Value { head, block, .. } => head + 1 < s.kv_heads || block + 1 < self.value_blocks,
+        }
+    }
+
+    /// Whether `a_x` continues into the next row (streams by `gamma`, maxima by 1).
+    pub fn link_stream(&self, row: Row) -> bool {
+        match row {
+            Row::Stream(_, j) => j + 1 < self.spec.shape.hidden,
+            Row::Score { .. } | Row::Sum(_) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether `a_s` continues into the next row, and the factor `f` is the same there.
+    pub fn link_sum(&self, row: Row) -> bool {
+        matches!(row, Row::Stream(Kind::StreamIn | Kind::StreamMid, _) | Row::Score { .. } | Row::Sum(_))
+    }
+
+    /// Whether `a_s` must be zero here: the first row of a sum.
+    pub fn sum_closes(&self, row: Row) -> bool {
+        matches!(row, Row::Stream(Kind::StreamIn | Kind::StreamMid, 0) | Row::Score { key: 0, .. })
+    }
+
+    fn place_products(&mut self) {
+        let spec = self.spec.clone();
+        let (s, t, g) = (&spec.shape, spec.tokens, self.groups);
+        let (hd, group) = (s.head_dim, s.heads / s.kv_heads);
+        let norm1 = self.row_of(0, Row::Stream(Kind::StreamIn, 0));
+        let norm2 = self.row_of(0, Row::Stream(Kind::StreamMid, 0));
+        let all = |source, n: usize| (0..n).map(|j| Some((source, j))).collect::<Vec<_>>();
+        // Rotary rows stand pair by pair.
+        let rotary = |source, heads: usize| {
+            (0..heads * hd).map(move |j| {
+                let (head, pair, second) = (j / hd, j % hd / 2, j % 2);
+                Some((source, head * hd + pair + second * (hd / 2)))
+            })
+        };
+        let qk: Vec<_> = rotary(Source::Q, s.heads).chain(rotary(Source::K, s.kv_heads)).collect();
+        let padded = self.value_blocks * self.lanes;
+        let v = (0..s.kv_heads * padded)
+            .map(|j| (j % padded < hd).then_some((Source::V, j / padded * hd + j % padded)))
+            .collect();
+        let mut at = 0;
+        let lanes = self.weight_lanes;
+        let mut ops = vec![];
+        for (id, inputs, outputs, input_row) in [
+            ("matmul/qk", s.hidden, qk, norm1),
+            ("matmul/v", s.hidden, v, norm1),
+            ("matmul/o", s.heads * hd, all(Source::O, s.hidden), self.row_of(0, Row::Mix(0))),
+            ("matmul/gate", s.hidden, all(Source::Gate, s.ffn), norm2),
+            ("matmul/up", s.hidden, all(Source::Up, s.ffn), norm2),
+            ("matmul/down", s.ffn, all(Source::Down, s.hidden), self.row_of(0, Row::Glu(0))),
+        ] {
+            let blocks = outputs.len().div_ceil(lanes);
+            ops.push(WeightOp { id, start: at, inputs, outputs, blocks, input_row });
+            at += inputs * blocks;
+        }
+        at = at.max(self.boundary_tokens * s.hidden);
+
+        let mut pairs = vec![];
+        for h in 0..s.heads {
+            let kv = h / group;
+            let rotary = |key, head, j: usize| {
+                self.row_of(0, Row::Rotary { key, head, pair: j / 2, second: j % 2 == 1 })
+            };
+            let factors =
+                (0..hd).map(|j| ((Port::In, rotary(false, h, j)), (Port::In, rotary(true, kv, j)))).collect();
+            pairs.push(PairOp { start: at, factors });
+            at += hd;
+            let factors = (0..t)
+                .map(|key| {
+                    let p = self.row_of(0, Row::Score { head: h, key });
+                    let v = self.row_of(0, Row::Value { token: key, head: kv, block: 0 });
+                    ((Port::In, p), (Port::In, v))
+                })
+                .collect();
+            pairs.push(PairOp { start: at, factors });
+            at += t;
+        }
+
+        let mut chains: Vec<ChainRow> = vec![];
+        let mut equalities = vec![];
+        // Appends a chain and returns its first cell.
+        let mut chain = |rows: Vec<(PortCell, i64, Link)>| -> PortCell {
+            let first = at;
+            let last = rows.len() - 1;
+            for (i, (source, coefficient, link)) in rows.into_iter().enumerate() {
+                let link = if i == last { Link::End } else { link };
+                chains.push(ChainRow { row: at, source, coefficient, link });
+                at += 1;
+            }
+            (Port::Acc, first)
+        };
+        let acc = |start| (Port::Acc, start);
+        // sum over groups of delta^group * port(row)
+        let groups = |port, row: Row| -> Vec<(PortCell, i64, Link)> {
+            (0..g).map(|i| ((port, self.row_of(i, row)), 1, Link::Delta)).collect()
+        };
+        let first_rotary = Row::Rotary { key: false, head: 0, pair: 0, second: false };
+        let qk_out = chain(groups(Port::Out, first_rotary));
+        equalities.push((acc(ops[0].start), qk_out));
+        let v_out = chain(
+            (0..t)
+                .map(|token| {
+                    let row = self.row_of(0, Row::Value { token, head: 0, block: 0 });
+                    ((Port::Out, row), 1, Link::Alpha)
+                })
+                .collect(),
+        );
+        equalities.push((acc(ops[1].start), v_out));
+        for h in 0..s.heads {
+            let scores = chain(groups(Port::Out, Row::Score { head: h, key: 0 }));
+            equalities.push((acc(pairs[2 * h].start), scores));
+            let mixed = chain(groups(Port::Out, Row::Mix(h * hd)));
+            equalities.push((acc(pairs[2 * h + 1].start), mixed));
+        }
+        // The added stream: output - stream * 2^shift is the product.
+        let added = |out: Row, base: Row, shift: u32| -> Vec<(PortCell, i64, Link)> {
+            (0..g)
+                .flat_map(|i| {
+                    [
+                        ((Port::Out, self.row_of(i, out)), 1, Link::One),
+                        ((Port::Stream, self.row_of(i, base)), -(1i64 << shift), Link::Delta),
+                    ]
+                })
+                .collect()
+        };
+        let (stream_in, stream_mid, stream_out) = (
+            Row::Stream(Kind::StreamIn, 0),
+            Row::Stream(Kind::StreamMid, 0),
+            Row::Stream(Kind::StreamOut, 0),
+        );
+        let o_out = chain(added(stream_mid, stream_in, spec.scales.attn_out_shift));
+        equalities.push((acc(ops[2].start), o_out));
+        let gate_up = chain(vec![(acc(ops[3].start), 1, Link::Eta), (acc(ops[4].start), 1, Link::End)]);
+        let glu_out = chain(groups(Port::Out, Row::Glu(0)));
+        equalities.push((gate_up, glu_out));
+        let down_out = chain(added(stream_out, stream_mid, spec.scales.ffn_out_shift));
+        equalities.push((acc(ops[5].start), down_out));
+
+        let committed = chain(
+            (0..self.boundary_tokens)
+                .map(|token| ((Port::Right, token * s.hidden), 1, Link::Alpha))
+                .collect(),
+        );
+        let x = chain(groups(Port::Stream, stream_in));
+        let y = chain(groups(Port::Stream, stream_out));
+        let both = chain(vec![(x, 1, Link::Eta), (y, 1, Link::End)]);
+        equalities.push((committed, both));
+
+        self.rows_used.1 = at;
+        self.weight_ops = ops;
+        self.pair_ops = pairs;
+        self.chains = chains;
+        self.equalities = equalities;
+    }
+
+    /// Fixed columns of tables.
+    pub fn table_columns(&self) -> usize {
+        self.tables.entries.div_ceil(self.active)
+    }
+
+    /// The weight columns of `weights`, in column order, `active` rows each.
+    ///
+    /// # Shapes
+    /// Row `(k, b)` of an operation holds outputs `b * weight_lanes ..` of input `k`.
+    pub fn weight_columns(&self, weights: &BlockWeights) -> Vec<Vec<i16>> {
+        let lanes = self.weight_lanes;
+        let mut columns = vec![vec![0i16; self.active]; lanes];
+        for op in &self.weight_ops {
+            for (j, output) in op.outputs.iter().enumerate() {
+                let Some((source, j_source)) = *output else { continue };
+                let matrix = source.matrix(weights);
+                let column = &mut columns[j % lanes];
+                for k in 0..op.inputs {
+                    column[op.start + k * op.blocks + j / lanes] = matrix.data[k * matrix.cols + j_source];
+                }
+            }
+        }
+        columns
+    }
+
+    /// The boundary columns of activations `[tokens, hidden]`, `active` rows each.
+    pub fn boundary(&self, x: &[i32]) -> Vec<Vec<i32>> {
+        let width = self.boundary_tokens * self.spec.shape.hidden;
+        x.chunks(width)
+            .map(|chunk| {
+                let mut column = chunk.to_vec();
+                column.resize(self.active, 0);
+                column
+            })
+            .collect()
+    }
+}
+
+fn strip_rows(spec: &BlockSpec) -> Vec<Row> {
+    let (s, t) = (&spec.shape, spec.tokens);
+    let mut rows = vec![];
+    let stream = |kind| (0..s.hidden).map(move |j| Row::Stream(kind, j));
+    let root = |norm| [Row::Root(norm), Row::Remainder(norm, false), Row::Remainder(norm, true)];
+    rows.extend(stream(Kind::StreamIn));
+    rows.extend(root(Norm::Attn));
+    for (key, heads) in [(false, s.heads), (true, s.kv_heads)] {
+        for head in 0..heads {
+            for pair in 0..s.head_dim / 2 {
+                rows.extend([false, true].map(|second| Row::Rotary { key, head, pair, second }));
+            }
+        }
+    }
+    for head in 0..s.heads {
+        rows.extend((0..t).map(|key| Row::Score { head, key }));
+        rows.extend([Row::Sum(head), Row::Max(head)]);
+    }
+    rows.extend((0..s.heads * s.head_dim).map(Row::Mix));
+    rows.extend(stream(Kind::StreamMid));
+    rows.extend(root(Norm::Ffn));
+    rows.extend((0..s.ffn).map(Row::Glu));
+    rows.extend(stream(Kind::StreamOut));
+    rows
+}
+
+fn table_set(spec: &BlockSpec) -> TableSet {
+    let mut tables = vec![Table::Signed(spec.scales.act_bits), Table::Exp];
+    for kind in Kind::ALL {
+        tables.extend::<[Table; LOOKUPS]>(kind.tables(spec));
+    }
+    tables.sort_unstable();
+    tables.dedup();
+    let mut entries = 0;
+    let spans = tables
+        .iter()
+        .map(|table| {
+            let (first, size) = table.domain(&spec.scales);
+            let span = (entries, first, size);
+            entries += size;
+            span
+        })
+        .collect();
+    TableSet { tables, spans, entries }
+}

@@ -1,0 +1,104 @@
+//! Small blocks for tests, benches and defaults: real shapes, random weights, scales that fit.
+
+use std::sync::Arc;
+
+use crate::{
+    block::BlockParams,
+    spec::{BlockSpec, BlockWeights, Matrix, Scales, Shape},
+};
+
+/// The scales of [`tiny_params`]: 8-bit activations, so that the tables are small.
+pub fn tiny_scales() -> Scales {
+    Scales {
+        act_bits: 8,
+        residual_lo_bits: 4,
+        residual_frac: 6,
+        limb_bits: 8,
+        rsqrt_bits: 17,
+        norm_eps: 1 << 8,
+        norm_shift: 11,
+        qk_shift: 6,
+        v_shift: 6,
+        rope_bits: 6,
+        rope_base: 10000,
+        score_shift: 6,
+        exp_in_bits: 7,
+        exp_frac: 3,
+        exp_out_bits: 7,
+        recip_bits: 18,
+        prob_shift: 12,
+        mix_shift: 6,
+        attn_out_shift: 5,
+        gate_shift: 6,
+        silu_in_bits: 8,
+        gate_frac: 5,
+        silu_frac: 5,
+        up_shift: 6,
+        glu_shift: 6,
+        ffn_out_shift: 5,
+    }
+}
+
+/// The smallest block that has every operation: 4 features, 2 heads over 1, 2 tokens.
+pub fn tiny_params() -> BlockParams {
+    params(Shape { hidden: 4, ffn: 3, heads: 2, kv_heads: 1, head_dim: 2 }, 2, 2, 9)
+}
+
+/// A test block of `shape` with [`tiny_scales`].
+pub fn params(shape: Shape, tokens: usize, lanes: usize, k: u32) -> BlockParams {
+    BlockParams { spec: BlockSpec { shape, scales: tiny_scales(), weight_bits: 8, tokens }, lanes, k }
+}
+
+/// A small deterministic generator (splitmix64); not for secrets.
+#[derive(Clone, Debug)]
+pub struct Generator(pub u64);
+
+impl Generator {
+    /// The next 64 bits.
+    pub fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in `[-bound, bound]`.
+    pub fn signed(&mut self, bound: i32) -> i32 {
+        (self.next_u64() % (2 * bound as u64 + 1)) as i32 - bound
+    }
+}
+
+fn matrix(rng: &mut Generator, rows: usize, cols: usize, bound: i32) -> Matrix {
+    let data = (0..rows * cols).map(|_| rng.signed(bound) as i16).collect();
+    Matrix { rows, cols, data: Arc::new(data) }
+}
+
+/// Random weights whose products keep every site in range on the inputs of [`activations`].
+///
+/// `bound` limits a weight; each matrix is scaled down by the square root of its inputs.
+pub fn weights(spec: &BlockSpec, seed: u64, bound: i32) -> BlockWeights {
+    let s = &spec.shape;
+    let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
+    let mut rng = Generator(seed);
+    let mut make = |rows: usize, cols| {
+        let limit = (f64::from(bound) / (rows as f64).sqrt()).ceil() as i32;
+        matrix(&mut rng, rows, cols, limit)
+    };
+    BlockWeights {
+        q: make(s.hidden, q),
+        k: make(s.hidden, kv),
+        v: make(s.hidden, kv),
+        o: make(q, s.hidden),
+        gate: make(s.hidden, s.ffn),
+        up: make(s.hidden, s.ffn),
+        down: make(s.ffn, s.hidden),
+    }
+}
+
+/// Random activations of about a quarter of the stream's range.
+pub fn activations(spec: &BlockSpec, seed: u64) -> Vec<i32> {
+    let bits = spec.scales.act_bits + spec.scales.residual_lo_bits;
+    let mut rng = Generator(seed);
+    (0..spec.tokens * spec.shape.hidden).map(|_| rng.signed(1 << (bits - 3))).collect()
+}
