@@ -1,1 +1,27 @@
-//! Placeholder root, replaced by the crate's first commit.
+//! Lamina's prover: any halo2 circuit without lookup arguments, to a proof that the stock verifier accepts.
+//!
+//! - [`key`]: proving keys; [`setup`]: commitment bases.
+//! - [`prove`]: the protocol, written once against [`backend::Backend`].
+//! - [`expression`]: gates as one identity, constants folded, linear parts kept whole.
+//! - [`backend`]: [`backend::Reference`] (the oracle), [`backend::Cpu`] (fast), [`backend::Dual`] (both).
+//! - [`blinding`]: the randomness of a proof; [`progress`]: stages, cancellation, timings.
+//! - [`synthesized`], [`stock`]: ordinary circuits as witnesses, and halo2's own prover, to compare with.
+
+pub mod backend;
+pub mod blinding;
+pub mod error;
+pub mod expression;
+pub mod key;
+pub mod progress;
+pub mod prove;
+pub mod setup;
+pub mod stock;
+pub mod synthesized;
+
+pub use backend::{Backend, Cpu, Dual, Reference};
+pub use blinding::Blinding;
+pub use error::{KeyError, ProveError, SetupError, UnsupportedError};
+pub use key::ProvingKey;
+pub use progress::{Progress, Silent, Timings};
+pub use prove::{Committed, Proved, Prover};
+pub use setup::Bases;

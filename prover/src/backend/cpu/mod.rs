@@ -1,0 +1,6 @@
+//! stub
+/// x
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu;
+/// x
+pub struct CpuKey;

@@ -1,0 +1,222 @@
+//! Two backends at once, compared after every call.
+
+use halo2_proofs::halo2curves::bn256::G1Affine;
+use lamina_circuits::{Fr, witness::Column};
+
+use super::{Backend, Columns, Combination, Setup};
+use crate::expression::{Identity, Source};
+
+/// Runs `A` and `B` and panics, naming the step, where their results differ.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dual<A, B>(pub A, pub B);
+
+fn agree<T: PartialEq>(step: &str, left: T, right: T) -> T {
+    assert!(left == right, "the backends disagree on {step}");
+    left
+}
+
+fn halves<'a, L, R>(columns: &Columns<'a, (L, R)>) -> (Columns<'a, L>, Columns<'a, R>) {
+    let left = Columns {
+        advice: columns.advice.iter().map(|c| c.map(|c| &c.0)).collect(),
+        instance: columns.instance.iter().map(|c| &c.0).collect(),
+        product: columns.product.iter().map(|c| &c.0).collect(),
+    };
+    let right = Columns {
+        advice: columns.advice.iter().map(|c| c.map(|c| &c.1)).collect(),
+        instance: columns.instance.iter().map(|c| &c.1).collect(),
+        product: columns.product.iter().map(|c| &c.1).collect(),
+    };
+    (left, right)
+}
+
+impl<A: Backend, B: Backend> Dual<A, B> {
+    fn same_polys(
+        &self,
+        step: &str,
+        key: &(A::Key, B::Key),
+        left: Vec<A::Poly>,
+        right: Vec<B::Poly>,
+    ) -> Vec<(A::Poly, B::Poly)> {
+        agree(step, left.len(), right.len());
+        for (l, r) in left.iter().zip(&right) {
+            agree(step, self.0.read_poly(&key.0, l), self.1.read_poly(&key.1, r));
+        }
+        left.into_iter().zip(right).collect()
+    }
+}
+
+impl<A: Backend, B: Backend> Backend for Dual<A, B> {
+    type Key = (A::Key, B::Key);
+    type Column = (A::Column, B::Column);
+    type Poly = (A::Poly, B::Poly);
+
+    fn name(&self) -> String {
+        format!("dual({}, {})", self.0.name(), self.1.name())
+    }
+
+    fn load(&self, setup: &Setup<'_>) -> Self::Key {
+        (self.0.load(setup), self.1.load(setup))
+    }
+
+    fn column(&self, key: &Self::Key, values: Column, tail: Vec<Fr>) -> Self::Column {
+        let left = self.0.column(&key.0, values.clone(), tail.clone());
+        let right = self.1.column(&key.1, values, tail);
+        agree(
+            "column",
+            self.0.read_column(&key.0, &left),
+            self.1.read_column(&key.1, &right),
+        );
+        (left, right)
+    }
+
+    fn poly(&self, key: &Self::Key, coefficients: Vec<Fr>) -> Self::Poly {
+        (
+            self.0.poly(&key.0, coefficients.clone()),
+            self.1.poly(&key.1, coefficients),
+        )
+    }
+
+    fn read_column(&self, key: &Self::Key, column: &Self::Column) -> Vec<Fr> {
+        self.0.read_column(&key.0, &column.0)
+    }
+
+    fn read_poly(&self, key: &Self::Key, poly: &Self::Poly) -> Vec<Fr> {
+        self.0.read_poly(&key.0, &poly.0)
+    }
+
+    fn commit(&self, key: &Self::Key, columns: &[&Self::Column]) -> Vec<G1Affine> {
+        let left: Vec<_> = columns.iter().map(|c| &c.0).collect();
+        let right: Vec<_> = columns.iter().map(|c| &c.1).collect();
+        agree(
+            "commit",
+            self.0.commit(&key.0, &left),
+            self.1.commit(&key.1, &right),
+        )
+    }
+
+    fn commit_polys(&self, key: &Self::Key, polys: &[&Self::Poly]) -> Vec<G1Affine> {
+        let left: Vec<_> = polys.iter().map(|p| &p.0).collect();
+        let right: Vec<_> = polys.iter().map(|p| &p.1).collect();
+        agree(
+            "commit_polys",
+            self.0.commit_polys(&key.0, &left),
+            self.1.commit_polys(&key.1, &right),
+        )
+    }
+
+    fn coefficients(&self, key: &Self::Key, column: &Self::Column) -> Self::Poly {
+        let left = self.0.coefficients(&key.0, &column.0);
+        let right = self.1.coefficients(&key.1, &column.1);
+        agree(
+            "coefficients",
+            self.0.read_poly(&key.0, &left),
+            self.1.read_poly(&key.1, &right),
+        );
+        (left, right)
+    }
+
+    fn coset(&self, key: &Self::Key, poly: &Self::Poly, coset: usize) -> Vec<Fr> {
+        agree(
+            "coset",
+            self.0.coset(&key.0, &poly.0, coset),
+            self.1.coset(&key.1, &poly.1, coset),
+        )
+    }
+
+    fn products(
+        &self,
+        key: &Self::Key,
+        columns: &Columns<'_, Self::Column>,
+        sets: &[&[Source]],
+        beta: Fr,
+        gamma: Fr,
+        tails: Vec<Vec<Fr>>,
+    ) -> Vec<Self::Column> {
+        let (l, r) = halves(columns);
+        let left = self.0.products(&key.0, &l, sets, beta, gamma, tails.clone());
+        let right = self.1.products(&key.1, &r, sets, beta, gamma, tails);
+        agree("products", left.len(), right.len());
+        for (l, r) in left.iter().zip(&right) {
+            agree(
+                "products",
+                self.0.read_column(&key.0, l),
+                self.1.read_column(&key.1, r),
+            );
+        }
+        left.into_iter().zip(right).collect()
+    }
+
+    fn quotient(
+        &self,
+        key: &Self::Key,
+        columns: &Columns<'_, Self::Column>,
+        identity: &Identity,
+    ) -> Vec<Self::Poly> {
+        let (l, r) = halves(columns);
+        let left = self.0.quotient(&key.0, &l, identity);
+        let right = self.1.quotient(&key.1, &r, identity);
+        self.same_polys("quotient", key, left, right)
+    }
+
+    fn evaluate(
+        &self,
+        key: &Self::Key,
+        columns: &Columns<'_, Self::Column>,
+        queries: &[(Source, i32)],
+        x: Fr,
+    ) -> Vec<Fr> {
+        let (l, r) = halves(columns);
+        agree(
+            "evaluate",
+            self.0.evaluate(&key.0, &l, queries, x),
+            self.1.evaluate(&key.1, &r, queries, x),
+        )
+    }
+
+    fn evaluate_poly(&self, key: &Self::Key, poly: &Self::Poly, x: Fr) -> Fr {
+        agree(
+            "evaluate_poly",
+            self.0.evaluate_poly(&key.0, &poly.0, x),
+            self.1.evaluate_poly(&key.1, &poly.1, x),
+        )
+    }
+
+    fn combine(
+        &self,
+        key: &Self::Key,
+        columns: &Columns<'_, Self::Column>,
+        combinations: &[Combination<'_, Self::Poly>],
+    ) -> Vec<Self::Poly> {
+        let (l, r) = halves(columns);
+        let left: Vec<_> = combinations
+            .iter()
+            .map(|one| Combination {
+                columns: one.columns.clone(),
+                polys: one.polys.iter().map(|(p, c)| (&p.0, *c)).collect(),
+                sparse: one.sparse.clone(),
+            })
+            .collect();
+        let right: Vec<_> = combinations
+            .iter()
+            .map(|one| Combination {
+                columns: one.columns.clone(),
+                polys: one.polys.iter().map(|(p, c)| (&p.1, *c)).collect(),
+                sparse: one.sparse.clone(),
+            })
+            .collect();
+        let left = self.0.combine(&key.0, &l, &left);
+        let right = self.1.combine(&key.1, &r, &right);
+        self.same_polys("combine", key, left, right)
+    }
+
+    fn divide(&self, key: &Self::Key, poly: &Self::Poly, roots: &[Fr]) -> Self::Poly {
+        let left = self.0.divide(&key.0, &poly.0, roots);
+        let right = self.1.divide(&key.1, &poly.1, roots);
+        agree(
+            "divide",
+            self.0.read_poly(&key.0, &left),
+            self.1.read_poly(&key.1, &right),
+        );
+        (left, right)
+    }
+}

@@ -1,0 +1,56 @@
+//! Columns in the host's memory.
+
+use ff::Field;
+use lamina_circuits::{Fr, witness::Column};
+
+use crate::{blinding::wipe, key::field_of};
+
+/// A column in host memory: integers or field elements, then the blinding tail.
+///
+/// Field elements are overwritten when it is dropped; integers belong to whoever made them.
+#[derive(Debug)]
+pub struct HostColumn {
+    /// Rows from 0 on; rows that are not given are zero.
+    pub values: Column,
+    /// The last rows.
+    pub tail: Vec<Fr>,
+    n: usize,
+}
+
+impl HostColumn {
+    /// A column of `n` rows.
+    pub(crate) fn new(n: usize, values: Column, tail: Vec<Fr>) -> Self {
+        let mut values = values;
+        if let Column::Field(values) = &mut values {
+            values.resize(n - tail.len(), Fr::ZERO);
+        }
+        HostColumn { values, tail, n }
+    }
+
+    /// The value of a row.
+    pub(crate) fn get(&self, row: usize) -> Fr {
+        let start = self.n - self.tail.len();
+        if row >= start {
+            return self.tail[row - start];
+        }
+        match &self.values {
+            Column::I16(v) => v.get(row).map_or(Fr::ZERO, |&v| field_of(i64::from(v))),
+            Column::I32(v) => v.get(row).map_or(Fr::ZERO, |&v| field_of(i64::from(v))),
+            Column::Field(v) => v.get(row).copied().unwrap_or(Fr::ZERO),
+        }
+    }
+
+    /// All rows as field elements.
+    pub(crate) fn to_field(&self) -> Vec<Fr> {
+        (0..self.n).map(|row| self.get(row)).collect()
+    }
+}
+
+impl Drop for HostColumn {
+    fn drop(&mut self) {
+        wipe(&mut self.tail);
+        if let Column::Field(values) = &mut self.values {
+            wipe(values);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The computations of a proof, behind a trait that never sees a transcript.
+//!
+//! A backend is handed columns, polynomials and field elements and returns the same; which challenge means
+//! what is [`crate::Prover`]'s business. [`Reference`] is the oracle: naive and slow. [`Cpu`] is the fast
+//! one. [`Dual`] runs both and compares every result.
+
+mod cpu;
+mod dual;
+mod host;
+mod reference;
+
+use halo2_proofs::halo2curves::bn256::G1Affine;
+use lamina_circuits::{Fr, witness::Column};
+
+pub use cpu::{Cpu, CpuKey};
+pub use dual::Dual;
+pub use host::HostColumn;
+pub use reference::{Reference, ReferenceKey};
+
+use crate::{
+    expression::{Identity, Source},
+    setup::Bases,
+};
+
+/// What a backend is given once for each proving key.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup<'a> {
+    /// The commitment bases.
+    pub bases: &'a Bases,
+    /// Degree of the constraint system; the quotient has `degree - 1` limbs.
+    pub degree: usize,
+    /// The number of usable rows `u`.
+    pub usable: usize,
+    /// Fixed columns, `n` values each.
+    pub fixed: &'a [Column],
+    /// Permutation columns, `n` values each.
+    pub sigma: &'a [Column],
+}
+
+/// The columns of one proof, by index; `None` where the circuit has not reached the phase.
+#[derive(Debug)]
+pub struct Columns<'a, C> {
+    /// Advice columns.
+    pub advice: Vec<Option<&'a C>>,
+    /// Instance columns.
+    pub instance: Vec<&'a C>,
+    /// Permutation products.
+    pub product: Vec<&'a C>,
+}
+
+impl<'a, C> Columns<'a, C> {
+    /// The column of a proof behind a source; `None` for columns of the key.
+    pub fn get(&self, source: Source) -> Option<&'a C> {
+        match source {
+            Source::Advice(at) => self.advice.get(at).copied().flatten(),
+            Source::Instance(at) => self.instance.get(at).copied(),
+            Source::Product(at) => self.product.get(at).copied(),
+            _ => None,
+        }
+    }
+}
+
+/// A linear combination of columns and polynomials, with single coefficients added.
+#[derive(Debug)]
+pub struct Combination<'a, P> {
+    /// Columns, of the key or of the proof.
+    pub columns: Vec<(Source, Fr)>,
+    /// Polynomials.
+    pub polys: Vec<(&'a P, Fr)>,
+    /// `value * X^power`.
+    pub sparse: Vec<(usize, Fr)>,
+}
+
+/// The computations of a proof.
+///
+/// # Shapes
+/// A column is `n` values in the Lagrange basis. A polynomial is any number of coefficients up to `n + 1`.
+///
+/// # Panics
+/// Methods may panic if handed columns or polynomials of another key or of other sizes.
+pub trait Backend: Sync {
+    /// What is kept for each proving key.
+    type Key: Send + Sync;
+    /// One column, where the backend computes.
+    type Column: Send + Sync;
+    /// One polynomial, where the backend computes.
+    type Poly: Send + Sync;
+
+    /// The backend's name, which tests assert.
+    fn name(&self) -> String;
+
+    /// Loads bases and key columns.
+    fn load(&self, setup: &Setup<'_>) -> Self::Key;
+
+    /// Takes over a column: `values` in rows `0..n - tail.len()`, zero where none is given, then `tail`.
+    fn column(&self, key: &Self::Key, values: Column, tail: Vec<Fr>) -> Self::Column;
+
+    /// Takes over a polynomial.
+    fn poly(&self, key: &Self::Key, coefficients: Vec<Fr>) -> Self::Poly;
+
+    /// The values of a column.
+    fn read_column(&self, key: &Self::Key, column: &Self::Column) -> Vec<Fr>;
+
+    /// The coefficients of a polynomial.
+    fn read_poly(&self, key: &Self::Key, poly: &Self::Poly) -> Vec<Fr>;
+
+    /// `C = sum_i f_i [L_i(tau)]` for each column.
+    fn commit(&self, key: &Self::Key, columns: &[&Self::Column]) -> Vec<G1Affine>;
+
+    /// `C = sum_i f_i [tau^i]` for each polynomial of at most `n` coefficients.
+    fn commit_polys(&self, key: &Self::Key, polys: &[&Self::Poly]) -> Vec<G1Affine>;
+
+    /// The coefficients of a column: the inverse transform.
+    fn coefficients(&self, key: &Self::Key, column: &Self::Column) -> Self::Poly;
+
+    /// The values of a polynomial of at most `n` coefficients on `g_j * H`, `j < degree - 1`.
+    fn coset(&self, key: &Self::Key, poly: &Self::Poly, coset: usize) -> Vec<Fr>;
+
+    /// The permutation argument's running products, one for each set of columns.
+    ///
+    /// ```text
+    /// z_0[0] = 1,  z_s[0] = z_(s-1)[u]
+    /// z_s[i+1] = z_s[i] * prod_j (p_j[i] + delta^j beta w^i + gamma) / (p_j[i] + beta s_j[i] + gamma)
+    /// ```
+    /// for `i < u`; rows after `u` are `tails[s]`.
+    fn products(
+        &self,
+        key: &Self::Key,
+        columns: &Columns<'_, Self::Column>,
+        sets: &[&[Source]],
+        beta: Fr,
+        gamma: Fr,
+        tails: Vec<Vec<Fr>>,
+    ) -> Vec<Self::Column>;
+
+    /// The limbs `h_i` of `sum_i X^(n i) h_i = N(X) / (X^n - 1)`, `n` coefficients each.
+    ///
+    /// If `N` does not vanish on the domain the limbs are of some other polynomial.
+    fn quotient(
+        &self,
+        key: &Self::Key,
+        columns: &Columns<'_, Self::Column>,
+        identity: &Identity,
+    ) -> Vec<Self::Poly>;
+
+    /// The value of each column at `w^rotation x`.
+    fn evaluate(
+        &self,
+        key: &Self::Key,
+        columns: &Columns<'_, Self::Column>,
+        queries: &[(Source, i32)],
+        x: Fr,
+    ) -> Vec<Fr>;
+
+    /// The value of a polynomial.
+    fn evaluate_poly(&self, key: &Self::Key, poly: &Self::Poly, x: Fr) -> Fr;
+
+    /// Linear combinations, as polynomials.
+    fn combine(
+        &self,
+        key: &Self::Key,
+        columns: &Columns<'_, Self::Column>,
+        combinations: &[Combination<'_, Self::Poly>],
+    ) -> Vec<Self::Poly>;
+
+    /// The quotient of `poly` by `prod_r (X - r)`, without the remainder.
+    fn divide(&self, key: &Self::Key, poly: &Self::Poly, roots: &[Fr]) -> Self::Poly;
+}

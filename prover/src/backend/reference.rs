@@ -1,0 +1,340 @@
+//! The oracle: every step as its equation says, single-threaded, without a fast algorithm.
+
+use std::collections::HashMap;
+
+use ff::{Field, PrimeField};
+use group::{Curve, Group};
+use halo2_proofs::halo2curves::bn256::{G1, G1Affine};
+use lamina_circuits::{Fr, witness::Column};
+
+use super::{Backend, Columns, Combination, HostColumn, Setup};
+use crate::{
+    expression::{Atom, Identity, Node, Source},
+    setup::Bases,
+};
+
+/// The naive backend, for tests at small sizes: transforms and products take quadratic time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reference;
+
+/// What [`Reference`] keeps of a proving key.
+#[derive(Debug)]
+pub struct ReferenceKey {
+    bases: Bases,
+    n: usize,
+    degree: usize,
+    usable: usize,
+    omega: Fr,
+    fixed: Vec<Vec<Fr>>,
+    sigma: Vec<Vec<Fr>>,
+}
+
+/// The generator of the `j`-th coset: `7^(j+1)`, whose `n`-th powers differ from one another and from 1.
+pub(crate) fn coset_generator(coset: usize) -> Fr {
+    Fr::MULTIPLICATIVE_GENERATOR.pow_vartime([coset as u64 + 1])
+}
+
+/// A primitive `2^k`-th root of unity, the one that halo2 uses.
+pub(crate) fn omega(k: u32) -> Fr {
+    let mut omega = Fr::ROOT_OF_UNITY;
+    for _ in k..Fr::S {
+        omega = omega.square();
+    }
+    omega
+}
+
+fn horner(coefficients: &[Fr], x: Fr) -> Fr {
+    coefficients.iter().rev().fold(Fr::ZERO, |acc, c| acc * x + c)
+}
+
+fn sum_of(bases: &[G1Affine], scalars: &[Fr]) -> G1Affine {
+    assert!(scalars.len() <= bases.len());
+    bases
+        .iter()
+        .zip(scalars)
+        .filter(|(_, scalar)| **scalar != Fr::ZERO)
+        .fold(G1::identity(), |acc, (base, scalar)| acc + base * scalar)
+        .to_affine()
+}
+
+impl ReferenceKey {
+    fn values(&self, columns: &Columns<'_, HostColumn>, source: Source) -> Vec<Fr> {
+        let indicator = |on: &dyn Fn(usize) -> bool| {
+            (0..self.n)
+                .map(|row| if on(row) { Fr::ONE } else { Fr::ZERO })
+                .collect()
+        };
+        match source {
+            Source::Fixed(at) => self.fixed[at].clone(),
+            Source::Sigma(at) => self.sigma[at].clone(),
+            Source::First => indicator(&|row| row == 0),
+            Source::Last => indicator(&|row| row == self.usable),
+            Source::Active => indicator(&|row| row < self.usable),
+            Source::Identity => (0..self.n)
+                .map(|row| self.omega.pow_vartime([row as u64]))
+                .collect(),
+            _ => columns
+                .get(source)
+                .map(HostColumn::to_field)
+                .unwrap_or_default(),
+        }
+    }
+
+    /// `f_i = 1/n sum_j f(w^j) w^(-ij)`.
+    fn interpolate(&self, values: &[Fr]) -> Vec<Fr> {
+        let n_inverse = Fr::from(self.n as u64).invert().unwrap_or(Fr::ZERO);
+        let omega_inverse = self.omega.invert().unwrap_or(Fr::ZERO);
+        (0..self.n)
+            .map(|i| horner(values, omega_inverse.pow_vartime([i as u64])) * n_inverse)
+            .collect()
+    }
+}
+
+fn add(left: &mut Vec<Fr>, right: &[Fr], by: Fr) {
+    if left.len() < right.len() {
+        left.resize(right.len(), Fr::ZERO);
+    }
+    for (l, r) in left.iter_mut().zip(right) {
+        *l += by * r;
+    }
+}
+
+fn multiply(left: &[Fr], right: &[Fr]) -> Vec<Fr> {
+    let mut product = vec![Fr::ZERO; (left.len() + right.len()).saturating_sub(1)];
+    for (i, l) in left.iter().enumerate() {
+        for (j, r) in right.iter().enumerate() {
+            product[i + j] += l * r;
+        }
+    }
+    product
+}
+
+impl Backend for Reference {
+    type Key = ReferenceKey;
+    type Column = HostColumn;
+    type Poly = Vec<Fr>;
+
+    fn name(&self) -> String {
+        "reference".into()
+    }
+
+    fn load(&self, setup: &Setup<'_>) -> ReferenceKey {
+        let n = 1 << setup.bases.k;
+        let field = |columns: &[Column]| {
+            columns
+                .iter()
+                .map(|column| HostColumn::new(n, column.clone(), Vec::new()).to_field())
+                .collect()
+        };
+        ReferenceKey {
+            bases: setup.bases.clone(),
+            n,
+            degree: setup.degree,
+            usable: setup.usable,
+            omega: omega(setup.bases.k),
+            fixed: field(setup.fixed),
+            sigma: field(setup.sigma),
+        }
+    }
+
+    fn column(&self, key: &ReferenceKey, values: Column, tail: Vec<Fr>) -> HostColumn {
+        HostColumn::new(key.n, values, tail)
+    }
+
+    fn poly(&self, _key: &ReferenceKey, coefficients: Vec<Fr>) -> Vec<Fr> {
+        coefficients
+    }
+
+    fn read_column(&self, _key: &ReferenceKey, column: &HostColumn) -> Vec<Fr> {
+        column.to_field()
+    }
+
+    fn read_poly(&self, _key: &ReferenceKey, poly: &Vec<Fr>) -> Vec<Fr> {
+        poly.clone()
+    }
+
+    fn commit(&self, key: &ReferenceKey, columns: &[&HostColumn]) -> Vec<G1Affine> {
+        columns
+            .iter()
+            .map(|column| sum_of(&key.bases.lagrange, &column.to_field()))
+            .collect()
+    }
+
+    fn commit_polys(&self, key: &ReferenceKey, polys: &[&Vec<Fr>]) -> Vec<G1Affine> {
+        polys
+            .iter()
+            .map(|poly| sum_of(&key.bases.monomial, poly))
+            .collect()
+    }
+
+    fn coefficients(&self, key: &ReferenceKey, column: &HostColumn) -> Vec<Fr> {
+        key.interpolate(&column.to_field())
+    }
+
+    fn coset(&self, key: &ReferenceKey, poly: &Vec<Fr>, coset: usize) -> Vec<Fr> {
+        let shift = coset_generator(coset);
+        (0..key.n)
+            .map(|i| horner(poly, shift * key.omega.pow_vartime([i as u64])))
+            .collect()
+    }
+
+    fn products(
+        &self,
+        key: &ReferenceKey,
+        columns: &Columns<'_, HostColumn>,
+        sets: &[&[Source]],
+        beta: Fr,
+        gamma: Fr,
+        tails: Vec<Vec<Fr>>,
+    ) -> Vec<HostColumn> {
+        let (mut start, mut delta, mut at) = (Fr::ONE, Fr::ONE, 0);
+        let mut products = Vec::new();
+        for (set, tail) in sets.iter().zip(tails) {
+            let mut ratios = vec![Fr::ONE; key.usable];
+            for source in set.iter() {
+                let values = key.values(columns, *source);
+                for (i, ratio) in ratios.iter_mut().enumerate() {
+                    let own = delta * key.omega.pow_vartime([i as u64]);
+                    let below = values[i] + beta * key.sigma[at][i] + gamma;
+                    *ratio *= (values[i] + beta * own + gamma)
+                        * below.invert().unwrap_or(Fr::ZERO);
+                }
+                delta *= Fr::DELTA;
+                at += 1;
+            }
+            let mut z = vec![start];
+            for ratio in ratios {
+                z.push(z[z.len() - 1] * ratio);
+            }
+            start = z[key.usable];
+            products.push(HostColumn::new(key.n, Column::Field(z), tail));
+        }
+        products
+    }
+
+    fn quotient(
+        &self,
+        key: &ReferenceKey,
+        columns: &Columns<'_, HostColumn>,
+        identity: &Identity,
+    ) -> Vec<Vec<Fr>> {
+        // Polynomials are multiplied out, then divided by X^n - 1.
+        let mut coefficients: HashMap<Source, Vec<Fr>> = HashMap::new();
+        let mut atom = |atom: Atom| -> Vec<Fr> {
+            let shift = if atom.rotation < 0 {
+                key.omega.invert().unwrap_or(Fr::ZERO)
+            } else {
+                key.omega
+            }
+            .pow_vartime([u64::from(atom.rotation.unsigned_abs())]);
+            let mut power = Fr::ONE;
+            coefficients
+                .entry(atom.source)
+                .or_insert_with(|| key.interpolate(&key.values(columns, atom.source)))
+                .iter()
+                .map(|c| {
+                    let scaled = *c * power;
+                    power *= shift;
+                    scaled
+                })
+                .collect()
+        };
+        let mut nodes: Vec<Vec<Fr>> = Vec::new();
+        for node in &identity.nodes {
+            let value = match node {
+                Node::Product(a, b) => multiply(&nodes[*a], &nodes[*b]),
+                Node::Sum { linear, terms } => {
+                    let mut sum = vec![linear.constant];
+                    for (a, c) in &linear.terms {
+                        add(&mut sum, &atom(*a), *c);
+                    }
+                    for (c, node) in terms {
+                        add(&mut sum, &nodes[*node], *c);
+                    }
+                    sum
+                }
+            };
+            nodes.push(value);
+        }
+        let mut rest = nodes.swap_remove(identity.root);
+        let limbs = key.degree - 1;
+        rest.resize(rest.len().max((limbs + 1) * key.n), Fr::ZERO);
+        let mut quotient = vec![Fr::ZERO; rest.len() - key.n];
+        for i in (key.n..rest.len()).rev() {
+            let lead = rest[i];
+            quotient[i - key.n] = lead;
+            rest[i - key.n] += lead;
+        }
+        quotient
+            .chunks(key.n)
+            .take(limbs)
+            .map(<[Fr]>::to_vec)
+            .collect()
+    }
+
+    fn evaluate(
+        &self,
+        key: &ReferenceKey,
+        columns: &Columns<'_, HostColumn>,
+        queries: &[(Source, i32)],
+        x: Fr,
+    ) -> Vec<Fr> {
+        queries
+            .iter()
+            .map(|&(source, rotation)| {
+                let rotation = i64::from(rotation).rem_euclid(key.n as i64) as u64;
+                let point = x * key.omega.pow_vartime([rotation]);
+                horner(&key.interpolate(&key.values(columns, source)), point)
+            })
+            .collect()
+    }
+
+    fn evaluate_poly(&self, _key: &ReferenceKey, poly: &Vec<Fr>, x: Fr) -> Fr {
+        horner(poly, x)
+    }
+
+    fn combine(
+        &self,
+        key: &ReferenceKey,
+        columns: &Columns<'_, HostColumn>,
+        combinations: &[Combination<'_, Vec<Fr>>],
+    ) -> Vec<Vec<Fr>> {
+        combinations
+            .iter()
+            .map(|combination| {
+                let mut sum = vec![Fr::ZERO; key.n];
+                for (source, c) in &combination.columns {
+                    add(&mut sum, &key.interpolate(&key.values(columns, *source)), *c);
+                }
+                for (poly, c) in &combination.polys {
+                    add(&mut sum, poly, *c);
+                }
+                for (power, value) in &combination.sparse {
+                    if sum.len() <= *power {
+                        sum.resize(power + 1, Fr::ZERO);
+                    }
+                    sum[*power] += value;
+                }
+                sum
+            })
+            .collect()
+    }
+
+    fn divide(&self, _key: &ReferenceKey, poly: &Vec<Fr>, roots: &[Fr]) -> Vec<Fr> {
+        let mut divisor = vec![Fr::ONE];
+        for root in roots {
+            divisor = multiply(&divisor, &[-root, Fr::ONE]);
+        }
+        let mut rest = poly.clone();
+        let degree = divisor.len() - 1;
+        let mut quotient = vec![Fr::ZERO; rest.len().saturating_sub(degree)];
+        for i in (0..quotient.len()).rev() {
+            let lead = rest[i + degree];
+            quotient[i] = lead;
+            for (j, d) in divisor.iter().enumerate() {
+                rest[i + j] -= lead * d;
+            }
+        }
+        quotient
+    }
+}

@@ -1,0 +1,143 @@
+//! What can go wrong while keys are made and proofs are computed.
+
+/// Why a constraint system is not provable here.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UnsupportedError {
+    /// The circuit has lookup arguments; Lamina's circuits express lookups as gates.
+    #[error("the circuit has {count} lookup arguments, which this prover does not support")]
+    Lookups {
+        /// How many.
+        count: usize,
+    },
+    /// `MAX_DEGREE` is set, which silently changes the degree of every key.
+    #[error("MAX_DEGREE is set in the environment, which changes keys without changing their digest")]
+    MaxDegree,
+    /// The gates' degree is not the domain's.
+    #[error("the gates have degree {gates} but the key's domain has degree {domain}")]
+    Degree {
+        /// Largest degree of a gate, or 3 for the permutation argument.
+        gates: usize,
+        /// The key's degree.
+        domain: usize,
+    },
+}
+
+/// Why a proving key could not be made or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The constraint system is not supported.
+    #[error(transparent)]
+    Unsupported(#[from] UnsupportedError),
+    /// halo2's key generation failed.
+    #[error("key generation failed")]
+    Keygen(#[source] halo2_proofs::plonk::Error),
+    /// Reading or writing failed.
+    #[error("proving key file")]
+    Io(#[from] std::io::Error),
+    /// The file is not a proving key of this version.
+    #[error("not a proving key of format version {expected}")]
+    Format {
+        /// The version this build reads.
+        expected: u16,
+    },
+    /// The file's content does not have the digest that its header or the caller names.
+    #[error("the proving key file does not have its pinned digest")]
+    Digest,
+    /// A length in the file contradicts the circuit.
+    #[error("proving key field {field}: expected {expected}, found {actual}")]
+    Length {
+        /// Which field.
+        field: &'static str,
+        /// What the circuit needs.
+        expected: usize,
+        /// What the file has.
+        actual: usize,
+    },
+    /// A value in the file is not canonical or not on the curve.
+    #[error("proving key field {field} is not canonical")]
+    Encoding {
+        /// Which field.
+        field: &'static str,
+    },
+}
+
+/// Why the parameters do not fit.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// The parameters are smaller than the key, or larger where they must be equal.
+    #[error("the parameters are for 2^{actual} rows, the key for 2^{expected}")]
+    Rows {
+        /// Logarithm of the key's rows.
+        expected: u32,
+        /// Logarithm of the parameters' size.
+        actual: u32,
+    },
+    /// The given point is not `[tau^n]`.
+    #[error("the given point is not the next power of the parameters")]
+    NextPower,
+    /// The library's serialisation of its parameters is not what this version expects.
+    #[error("the parameters could not be read out of the library")]
+    Layout,
+}
+
+/// Why no proof was produced.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProveError {
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// The number of instance columns is wrong.
+    #[error("expected {expected} instance columns, found {actual}")]
+    InstanceColumns {
+        /// Columns of the key.
+        expected: usize,
+        /// Columns given.
+        actual: usize,
+    },
+    /// A column has more values than usable rows.
+    #[error("{kind} column {column} has {actual} values for {usable} usable rows")]
+    TooManyRows {
+        /// `instance` or `advice`.
+        kind: &'static str,
+        /// Which column.
+        column: usize,
+        /// Usable rows.
+        usable: usize,
+        /// Values given.
+        actual: usize,
+    },
+    /// The witness gave the wrong columns for a phase.
+    #[error("phase {phase}: expected advice columns {expected:?}, found {actual:?}")]
+    AdviceColumns {
+        /// The phase.
+        phase: u8,
+        /// The phase's columns.
+        expected: Vec<usize>,
+        /// The columns given.
+        actual: Vec<usize>,
+    },
+    /// A committed column is not of phase 0, is named twice, or has a tail of the wrong length.
+    #[error("committed column {column}: {problem}")]
+    Committed {
+        /// Which column.
+        column: usize,
+        /// What is wrong.
+        problem: &'static str,
+    },
+    /// The quotient limbs cannot be blinded without `[tau^n]`.
+    #[error("blinding the quotient needs the parameters' next power, [tau^n]")]
+    NoNextPower,
+    /// The operating system gave no entropy.
+    #[error("no entropy from the operating system")]
+    Entropy,
+    /// The witness does not satisfy the circuit.
+    #[error("the witness does not satisfy the circuit")]
+    Unsatisfied,
+    /// Writing to the transcript failed: a commitment is the point at infinity.
+    #[error("transcript: a commitment is the point at infinity")]
+    Transcript(#[source] std::io::Error),
+}

@@ -1,0 +1,811 @@
+//! The protocol: one proof that the stock verifier accepts.
+
+use std::time::Instant;
+
+use ff::Field;
+use group::Curve;
+use halo2_proofs::{
+    halo2curves::bn256::{Bn256, G1, G1Affine, G2Affine},
+    poly::kzg::commitment::ParamsKZG,
+    transcript::{
+        Blake2bWrite, Challenge255, EncodedChallenge, Transcript, TranscriptWrite,
+        TranscriptWriterBuffer,
+    },
+};
+use lamina_circuits::{
+    Fr,
+    witness::{Column, Witness},
+};
+
+use crate::{
+    backend::{Backend, Columns, Combination, Setup},
+    blinding::{Blinding, Stream, wipe},
+    error::{ProveError, SetupError},
+    expression::{Identity, Node, Source, source_of},
+    key::ProvingKey,
+    progress::{Progress, Timings},
+    setup::Bases,
+};
+
+/// A phase-0 advice column whose usable rows are committed to already (protocol.md section 7).
+///
+/// The witness still provides the column's usable rows; the prover re-randomises the commitment at the
+/// cost of a few scalar multiplications, whatever the column's size.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// The advice index.
+    pub column: usize,
+    /// `C = [w(tau)]`.
+    pub commitment: G1Affine,
+    /// The blinding values in rows `u..n` under `commitment`: secret.
+    pub tail: Vec<Fr>,
+}
+
+/// A proof and what the link proof needs to know about it.
+#[derive(Clone, Debug)]
+pub struct Proved {
+    /// The proof, as the stock verifier reads it.
+    pub proof: Vec<u8>,
+    /// For each committed column, in the order given: `delta_i`, `i = u..n`. Secret.
+    pub deltas: Vec<Vec<Fr>>,
+    /// For each committed column: `C' = C + sum_i delta_i [L_i(tau)]`, as in the proof.
+    pub commitments: Vec<G1Affine>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// Proves statements of one key with one backend.
+pub struct Prover<'a, B: Backend> {
+    key: &'a ProvingKey,
+    backend: &'a B,
+    bases: Bases,
+    tau_g2: G2Affine,
+    loaded: B::Key,
+}
+
+/// How many random coefficients the vanishing argument's random polynomial has.
+///
+/// Under SHPLONK it masks nothing (its evaluation and its commitment are both revealed, and no other
+/// polynomial's value depends on it), so it only has to be fresh (protocol.md section 8.1).
+const RANDOM_COEFFICIENTS: usize = 4;
+
+const STAGES: usize = 9;
+
+impl<'a, B: Backend> Prover<'a, B> {
+    /// Loads `pk` into `backend`.
+    ///
+    /// `srs` needs `2^k` points. Proofs blind the quotient limbs, which needs `[tau^n]`: take parameters of
+    /// more points (some seconds of work for the smaller Lagrange basis), or of exactly `2^k` and add the point
+    /// with [`Prover::with_next_power`].
+    ///
+    /// # Errors
+    /// [`SetupError`] if the parameters do not fit.
+    pub fn new(
+        srs: &'a ParamsKZG<Bn256>,
+        pk: &'a ProvingKey,
+        backend: &'a B,
+    ) -> Result<Self, SetupError> {
+        Self::from_bases(Bases::new(srs, pk.k())?, srs.s_g2(), pk, backend)
+    }
+
+    /// The same from bases that have been read before; `tau_g2` is `[tau]` in the second group.
+    ///
+    /// # Errors
+    /// [`SetupError::Rows`] if the bases are of another size than the key.
+    pub fn from_bases(
+        bases: Bases,
+        tau_g2: G2Affine,
+        pk: &'a ProvingKey,
+        backend: &'a B,
+    ) -> Result<Self, SetupError> {
+        if bases.k != pk.k() {
+            return Err(SetupError::Rows {
+                expected: pk.k(),
+                actual: bases.k,
+            });
+        }
+        let loaded = backend.load(&Setup {
+            bases: &bases,
+            degree: pk.degree(),
+            usable: pk.usable_rows(),
+            fixed: &pk.fixed,
+            sigma: &pk.sigma,
+        });
+        Ok(Prover {
+            key: pk,
+            backend,
+            bases,
+            tau_g2,
+            loaded,
+        })
+    }
+
+    /// Adds `[tau^n]`, checked by a pairing.
+    ///
+    /// # Errors
+    /// [`SetupError::NextPower`] if it is another point.
+    pub fn with_next_power(mut self, next_power: G1Affine) -> Result<Self, SetupError> {
+        self.bases = self.bases.with_next_power(next_power, self.tau_g2)?;
+        Ok(self)
+    }
+
+    /// The commitment bases in use.
+    pub fn bases(&self) -> &Bases {
+        &self.bases
+    }
+
+    /// Proves one statement.
+    ///
+    /// # Transcript
+    /// That of halo2-axiom 0.5.3 with SHPLONK and Blake2b, instances absorbed as scalars.
+    ///
+    /// # Errors
+    /// [`ProveError`]; a witness that does not satisfy the circuit is [`ProveError::Unsatisfied`].
+    pub fn prove(
+        &self,
+        witness: &dyn Witness,
+        instances: &[Vec<Fr>],
+        committed: &[Committed],
+        blinding: &mut Blinding,
+        progress: &dyn Progress,
+    ) -> Result<Proved, ProveError> {
+        self.check(instances, committed)?;
+        Run {
+            prover: self,
+            transcript: Blake2bWrite::<_, _, Challenge255<_>>::init(Vec::new()),
+            progress,
+            done: 0,
+            timings: Timings::default(),
+            started: Instant::now(),
+        }
+        .prove(witness, instances, committed, blinding)
+    }
+
+    fn check(&self, instances: &[Vec<Fr>], committed: &[Committed]) -> Result<(), ProveError> {
+        let (cs, usable) = (self.key.vk().cs(), self.key.usable_rows());
+        if instances.len() != cs.num_instance_columns() {
+            return Err(ProveError::InstanceColumns {
+                expected: cs.num_instance_columns(),
+                actual: instances.len(),
+            });
+        }
+        for (column, values) in instances.iter().enumerate() {
+            if values.len() > usable {
+                return Err(ProveError::TooManyRows {
+                    kind: "instance",
+                    column,
+                    usable,
+                    actual: values.len(),
+                });
+            }
+        }
+        let phases = cs.advice_column_phase();
+        for (at, one) in committed.iter().enumerate() {
+            let problem = if phases.get(one.column) != Some(&0) {
+                "not an advice column of phase 0"
+            } else if one.tail.len() != (1 << self.key.k()) - usable {
+                "its tail is not one value for each unusable row"
+            } else if committed[..at].iter().any(|c| c.column == one.column) {
+                "named twice"
+            } else {
+                continue;
+            };
+            return Err(ProveError::Committed {
+                column: one.column,
+                problem,
+            });
+        }
+        Ok(())
+    }
+}
+
+type Blake = Blake2bWrite<Vec<u8>, G1Affine, Challenge255<G1Affine>>;
+
+/// One proof under way.
+struct Run<'p, 'a, B: Backend> {
+    prover: &'p Prover<'a, B>,
+    transcript: Blake,
+    progress: &'p dyn Progress,
+    done: usize,
+    timings: Timings,
+    started: Instant,
+}
+
+/// Which of the four parts a step counts to.
+#[derive(Clone, Copy)]
+enum Part {
+    Witness,
+    Commit,
+    Quotient,
+    Open,
+}
+
+/// The columns of the proof.
+struct Held<C> {
+    advice: Vec<Option<C>>,
+    instance: Vec<C>,
+    product: Vec<C>,
+}
+
+impl<C> Held<C> {
+    fn view(&self) -> Columns<'_, C> {
+        Columns {
+            advice: self.advice.iter().map(Option::as_ref).collect(),
+            instance: self.instance.iter().collect(),
+            product: self.product.iter().collect(),
+        }
+    }
+}
+
+/// The limbs with their blinding: limb `i` is `limbs[i] + blinds[i] X^n - blinds[i-1]`.
+struct Limbs<P> {
+    polys: Vec<P>,
+    /// One value for each limb, the last zero.
+    blinds: Vec<Fr>,
+}
+
+/// A polynomial that the opening argument opens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Opened {
+    Column(Source),
+    Quotient,
+    Random,
+}
+
+/// Polynomials that are opened at the same points, in the verifier's order.
+struct RotationSet {
+    /// Rotations modulo `n`, ascending.
+    rotations: Vec<u64>,
+    opened: Vec<Opened>,
+}
+
+impl<B: Backend> Run<'_, '_, B> {
+    fn stage(&mut self, name: &'static str) -> Result<(), ProveError> {
+        if self.progress.cancelled() {
+            return Err(ProveError::Cancelled);
+        }
+        self.progress.stage(name, self.done, STAGES);
+        self.done = (self.done + 1).min(STAGES);
+        Ok(())
+    }
+
+    fn lap(&mut self, part: Part, name: &'static str) {
+        let now = Instant::now();
+        let ms = (now - self.started).as_secs_f64() * 1e3;
+        self.started = now;
+        *match part {
+            Part::Witness => &mut self.timings.witness_ms,
+            Part::Commit => &mut self.timings.commit_ms,
+            Part::Quotient => &mut self.timings.quotient_ms,
+            Part::Open => &mut self.timings.open_ms,
+        } += ms;
+        self.timings.steps.push((name, ms));
+    }
+
+    fn squeeze(&mut self) -> Fr {
+        self.transcript.squeeze_challenge().get_scalar()
+    }
+
+    fn write_points(&mut self, points: &[G1Affine]) -> Result<(), ProveError> {
+        points.iter().try_for_each(|point| {
+            self.transcript
+                .write_point(*point)
+                .map_err(ProveError::Transcript)
+        })
+    }
+
+    fn write_scalars(&mut self, scalars: &[Fr]) -> Result<(), ProveError> {
+        scalars.iter().try_for_each(|scalar| {
+            self.transcript
+                .write_scalar(*scalar)
+                .map_err(ProveError::Transcript)
+        })
+    }
+
+    fn prove(
+        mut self,
+        witness: &dyn Witness,
+        instances: &[Vec<Fr>],
+        committed: &[Committed],
+        blinding: &mut Blinding,
+    ) -> Result<Proved, ProveError> {
+        let prover = self.prover;
+        let (backend, key, loaded) = (prover.backend, prover.key, &prover.loaded);
+        let cs = key.vk().cs();
+        let n = 1usize << key.k();
+        let repr = key.vk().transcript_repr();
+        self.transcript
+            .common_scalar(repr)
+            .map_err(ProveError::Transcript)?;
+        for value in instances.iter().flatten() {
+            self.transcript
+                .common_scalar(*value)
+                .map_err(ProveError::Transcript)?;
+        }
+
+        self.stage("witness")?;
+        let first = self.phase_columns(witness, 0, &[])?;
+        self.lap(Part::Witness, "witness, phase 0");
+        let mut stream = blinding.start(repr, instances, &first)?;
+        if stream.blind_limbs && prover.bases.next_power.is_none() {
+            return Err(ProveError::NoNextPower);
+        }
+        self.lap(Part::Commit, "seed");
+
+        let mut columns = Held {
+            advice: (0..cs.num_advice_columns()).map(|_| None).collect(),
+            instance: instances
+                .iter()
+                .map(|values| backend.column(loaded, Column::Field(values.clone()), Vec::new()))
+                .collect(),
+            product: Vec::new(),
+        };
+        let (mut deltas, mut commitments) = (Vec::new(), Vec::new());
+        let mut challenges = Vec::new();
+        let phases = cs.advice_column_phase();
+        let last_phase = phases.iter().copied().max().unwrap_or(0);
+        let mut next = Some(first);
+        for phase in 0..=last_phase {
+            let given = match next.take() {
+                Some(given) => given,
+                None => {
+                    self.stage("witness")?;
+                    let given = self.phase_columns(witness, phase, &challenges)?;
+                    self.lap(Part::Witness, "witness, later phases");
+                    given
+                }
+            };
+            self.stage("commit")?;
+            let committed = if phase == 0 { committed } else { &[] };
+            (deltas, commitments) = {
+                let (d, c) = self.commit_phase(given, committed, &mut columns, &mut stream)?;
+                if phase == 0 { (d, c) } else { (deltas, commitments) }
+            };
+            for (index, of) in cs.challenge_phase().into_iter().enumerate() {
+                if of == phase {
+                    let challenge = self.squeeze();
+                    if challenges.len() <= index {
+                        challenges.resize(index + 1, Fr::ZERO);
+                    }
+                    challenges[index] = challenge;
+                }
+            }
+            self.lap(Part::Commit, "advice");
+        }
+
+        let _theta = self.squeeze();
+        let beta = self.squeeze();
+        let gamma = self.squeeze();
+        self.stage("permutation")?;
+        let permuted: Vec<Source> = cs.permutation().get_columns().iter().map(source_of).collect();
+        let sets: Vec<&[Source]> = permuted.chunks(key.degree() - 2).collect();
+        let tails = sets
+            .iter()
+            .map(|_| {
+                let tail = stream.scalars(cs.blinding_factors());
+                stream.skip(1);
+                tail
+            })
+            .collect();
+        let products = backend.products(loaded, &columns.view(), &sets, beta, gamma, tails);
+        columns.product = products;
+        self.lap(Part::Commit, "permutation products");
+        let products: Vec<_> = columns.product.iter().collect();
+        let points = backend.commit(loaded, &products);
+        self.write_points(&points)?;
+        self.lap(Part::Commit, "permutation commitments");
+
+        let (random, random_commitment) = self.random_poly(&mut stream, n);
+        self.write_points(&[random_commitment])?;
+        self.lap(Part::Commit, "random polynomial");
+        let y = self.squeeze();
+
+        self.stage("quotient")?;
+        let identity = Identity::new(cs, key.degree(), &challenges, beta, gamma, y);
+        let polys = backend.quotient(loaded, &columns.view(), &identity);
+        self.lap(Part::Quotient, "quotient");
+        self.stage("commit to the quotient")?;
+        let limbs = self.commit_limbs(polys, &mut stream)?;
+        self.lap(Part::Quotient, "limb commitments");
+
+        let x = self.squeeze();
+        self.stage("evaluate")?;
+        let products = columns.product.len();
+        let rotation_sets = rotation_sets(key, products);
+        self.evaluate(&columns.view(), &identity, &limbs, &random, x)?;
+        self.lap(Part::Open, "evaluations");
+
+        self.stage("open")?;
+        self.open(&columns.view(), &rotation_sets, &limbs, &random, x)?;
+        self.progress.stage("done", STAGES, STAGES);
+        Ok(Proved {
+            proof: self.transcript.finalize(),
+            deltas,
+            commitments,
+            timings: self.timings,
+        })
+    }
+
+    fn phase_columns(
+        &self,
+        witness: &dyn Witness,
+        phase: u8,
+        challenges: &[Fr],
+    ) -> Result<Vec<(usize, Column)>, ProveError> {
+        let phases = self.prover.key.vk().cs().advice_column_phase();
+        let expected: Vec<usize> = (0..phases.len()).filter(|&c| phases[c] == phase).collect();
+        let columns = witness.columns(phase, challenges);
+        let actual: Vec<usize> = columns.iter().map(|(index, _)| *index).collect();
+        if expected != actual {
+            return Err(ProveError::AdviceColumns {
+                phase,
+                expected,
+                actual,
+            });
+        }
+        let usable = self.prover.key.usable_rows();
+        for (column, values) in &columns {
+            let actual = match values {
+                Column::I16(v) => v.len(),
+                Column::I32(v) => v.len(),
+                Column::Field(v) => v.len(),
+            };
+            if actual > usable {
+                return Err(ProveError::TooManyRows {
+                    kind: "advice",
+                    column: *column,
+                    usable,
+                    actual,
+                });
+            }
+        }
+        Ok(columns)
+    }
+
+    /// Blinds and commits one phase; returns the deltas and commitments of the committed columns.
+    #[expect(clippy::type_complexity, reason = "two lists that belong together")]
+    fn commit_phase(
+        &mut self,
+        given: Vec<(usize, Column)>,
+        committed: &[Committed],
+        columns: &mut Held<B::Column>,
+        stream: &mut Stream<'_>,
+    ) -> Result<(Vec<Vec<Fr>>, Vec<G1Affine>), ProveError> {
+        let prover = self.prover;
+        let (n, usable) = (1usize << prover.key.k(), prover.key.usable_rows());
+        let count = given.len();
+        let mut deltas: Vec<Vec<Fr>> = committed.iter().map(|_| Vec::new()).collect();
+        let mut indices = Vec::with_capacity(count);
+        for (index, values) in given {
+            let mut tail = stream.scalars(n - usable);
+            if let Some(at) = committed.iter().position(|one| one.column == index) {
+                deltas[at] = tail.clone();
+                for (t, published) in tail.iter_mut().zip(&committed[at].tail) {
+                    *t += published;
+                }
+            }
+            columns.advice[index] = Some(prover.backend.column(&prover.loaded, values, tail));
+            indices.push(index);
+        }
+        stream.skip(count);
+        let commitments: Vec<G1Affine> = committed
+            .iter()
+            .zip(&deltas)
+            .map(|(one, delta)| {
+                let shift = prover.bases.lagrange_rows(usable, delta);
+                (G1::from(one.commitment) + shift).to_affine()
+            })
+            .collect();
+        let linked = |index: &usize| committed.iter().position(|one| one.column == *index);
+        let fresh: Vec<&B::Column> = indices
+            .iter()
+            .filter(|index| linked(index).is_none())
+            .filter_map(|index| columns.advice[*index].as_ref())
+            .collect();
+        let mut points = prover.backend.commit(&prover.loaded, &fresh).into_iter();
+        let all: Vec<G1Affine> = indices
+            .iter()
+            .filter_map(|index| match linked(index) {
+                Some(at) => Some(commitments[at]),
+                None => points.next(),
+            })
+            .collect();
+        self.write_points(&all)?;
+        Ok((deltas, commitments))
+    }
+
+    fn random_poly(&self, stream: &mut Stream<'_>, n: usize) -> (B::Poly, G1Affine) {
+        let prover = self.prover;
+        if stream.stock {
+            let mut full = Vec::with_capacity(n);
+            full.resize_with(n, || Fr::random(rand_core::OsRng));
+            stream.skip(1);
+            let poly = prover.backend.poly(&prover.loaded, full);
+            let point = prover.backend.commit_polys(&prover.loaded, &[&poly])[0];
+            return (poly, point);
+        }
+        let coefficients = stream.scalars(RANDOM_COEFFICIENTS.min(n));
+        let point = coefficients
+            .iter()
+            .zip(&prover.bases.monomial)
+            .map(|(coefficient, base)| base * coefficient)
+            .sum::<G1>()
+            .to_affine();
+        (prover.backend.poly(&prover.loaded, coefficients), point)
+    }
+
+    fn commit_limbs(
+        &mut self,
+        polys: Vec<B::Poly>,
+        stream: &mut Stream<'_>,
+    ) -> Result<Limbs<B::Poly>, ProveError> {
+        let prover = self.prover;
+        let mut blinds = stream.scalars(polys.len());
+        if !stream.blind_limbs {
+            wipe(&mut blinds);
+        }
+        if let Some(last) = blinds.last_mut() {
+            *last = Fr::ZERO;
+        }
+        let borrowed: Vec<&B::Poly> = polys.iter().collect();
+        let mut points = prover.backend.commit_polys(&prover.loaded, &borrowed);
+        if stream.blind_limbs {
+            let next_power = prover.bases.next_power.ok_or(ProveError::NoNextPower)?;
+            let one = prover.bases.monomial[0];
+            let mut previous = Fr::ZERO;
+            for (point, blind) in points.iter_mut().zip(&blinds) {
+                *point = (G1::from(*point) + next_power * blind - one * previous).to_affine();
+                previous = *blind;
+            }
+        }
+        self.write_points(&points)?;
+        Ok(Limbs { polys, blinds })
+    }
+
+    /// Writes all evaluations, after checking that the witness satisfies the circuit.
+    fn evaluate(
+        &mut self,
+        columns: &Columns<'_, B::Column>,
+        identity: &Identity,
+        limbs: &Limbs<B::Poly>,
+        random: &B::Poly,
+        x: Fr,
+    ) -> Result<(), ProveError> {
+        let prover = self.prover;
+        let (backend, key, loaded) = (prover.backend, prover.key, &prover.loaded);
+        let cs = key.vk().cs();
+        let last_rotation = -(cs.blinding_factors() as i32 + 1);
+
+        let mut queries: Vec<(Source, i32)> = Vec::new();
+        let advice = cs.advice_queries().iter();
+        queries.extend(advice.map(|(column, at)| (Source::Advice(column.index()), at.0)));
+        let fixed = cs.fixed_queries().iter();
+        queries.extend(fixed.map(|(column, at)| (Source::Fixed(column.index()), at.0)));
+        let before_random = queries.len();
+        queries.extend((0..key.sigma.len()).map(|at| (Source::Sigma(at), 0)));
+        for set in 0..columns.product.len() {
+            queries.push((Source::Product(set), 0));
+            queries.push((Source::Product(set), 1));
+            if set + 1 < columns.product.len() {
+                queries.push((Source::Product(set), last_rotation));
+            }
+        }
+        let written = queries.len();
+        // What the identity reads besides is evaluated too, for the check below.
+        for node in &identity.nodes {
+            if let Node::Sum { linear, .. } = node {
+                queries.extend(linear.terms.iter().map(|(a, _)| (a.source, a.rotation)));
+            }
+        }
+        queries[written..].sort_unstable();
+        let mut seen: std::collections::HashSet<_> = queries[..written].iter().copied().collect();
+        let extra: Vec<_> = queries.split_off(written);
+        queries.extend(extra.into_iter().filter(|query| seen.insert(*query)));
+
+        let values = backend.evaluate(loaded, columns, &queries, x);
+        self.write_scalars(&values[..before_random])?;
+        self.write_scalars(&[backend.evaluate_poly(loaded, random, x)])?;
+        self.write_scalars(&values[before_random..written])?;
+
+        let known: std::collections::HashMap<(Source, i32), Fr> =
+            queries.into_iter().zip(values).collect();
+        let mut nodes: Vec<Fr> = Vec::with_capacity(identity.nodes.len());
+        for node in &identity.nodes {
+            let value = match node {
+                Node::Product(a, b) => nodes[*a] * nodes[*b],
+                Node::Sum { linear, terms } => {
+                    let atoms = linear.terms.iter().map(|(a, c)| {
+                        known
+                            .get(&(a.source, a.rotation))
+                            .map_or(Fr::ZERO, |value| *value * c)
+                    });
+                    let products = terms.iter().map(|(c, node)| nodes[*node] * c);
+                    linear.constant + atoms.chain(products).sum::<Fr>()
+                }
+            };
+            nodes.push(value);
+        }
+        let xn = x.pow_vartime([1u64 << key.k()]);
+        let quotient = limbs
+            .polys
+            .iter()
+            .rev()
+            .map(|limb| backend.evaluate_poly(loaded, limb, x))
+            .fold(Fr::ZERO, |acc, value| acc * xn + value);
+        if nodes[identity.root] != quotient * (xn - Fr::ONE) {
+            return Err(ProveError::Unsatisfied);
+        }
+        Ok(())
+    }
+
+    /// The SHPLONK opening.
+    ///
+    /// ```text
+    /// N_s = sum_j y^j P_sj,    h = sum_s v^s floor(N_s / Z_s)
+    /// W   = floor((sum_s v^s Z_(T\s)(u) N_s - Z_T(u) h) / (X - u)) / Z_(T\0)(u)
+    /// ```
+    /// where `Z_s` vanishes on the points of set `s` and `T` is the set of all points (Boneh, Drake, Fisch,
+    /// Gabizon, 2020/081, section 4). Remainders of the divisions are exactly what the interpolation
+    /// polynomials of the claimed values would remove, so those are never formed.
+    fn open(
+        &mut self,
+        columns: &Columns<'_, B::Column>,
+        sets: &[RotationSet],
+        limbs: &Limbs<B::Poly>,
+        random: &B::Poly,
+        x: Fr,
+    ) -> Result<(), ProveError> {
+        let prover = self.prover;
+        let (backend, loaded) = (prover.backend, &prover.loaded);
+        let n = 1usize << prover.key.k();
+        let omega = prover.key.vk().get_domain().get_omega();
+        let xn = x.pow_vartime([n as u64]);
+        let y = self.squeeze();
+        let v = self.squeeze();
+
+        let combinations: Vec<Combination<'_, B::Poly>> = sets
+            .iter()
+            .map(|set| {
+                let mut combination = Combination {
+                    columns: Vec::new(),
+                    polys: Vec::new(),
+                    sparse: Vec::new(),
+                };
+                let mut power = Fr::ONE;
+                for opened in &set.opened {
+                    match opened {
+                        Opened::Column(source) => combination.columns.push((*source, power)),
+                        Opened::Random => combination.polys.push((random, power)),
+                        Opened::Quotient => {
+                            let mut scale = power;
+                            let mut top = Fr::ZERO;
+                            for (limb, blind) in limbs.polys.iter().zip(&limbs.blinds) {
+                                combination.polys.push((limb, scale));
+                                top += scale * blind;
+                                scale *= xn;
+                            }
+                            if top != Fr::ZERO {
+                                combination.sparse.push((n, top));
+                                combination.sparse.push((0, -top * xn));
+                            }
+                        }
+                    }
+                    power *= y;
+                }
+                combination
+            })
+            .collect();
+        let numerators = backend.combine(loaded, columns, &combinations);
+        self.lap(Part::Open, "opening combinations");
+
+        let points = |rotations: &[u64]| -> Vec<Fr> {
+            rotations
+                .iter()
+                .map(|rotation| x * omega.pow_vartime([*rotation]))
+                .collect()
+        };
+        let mut all: Vec<u64> = sets.iter().flat_map(|set| set.rotations.clone()).collect();
+        all.sort_unstable();
+        all.dedup();
+        let quotients: Vec<B::Poly> = sets
+            .iter()
+            .zip(&numerators)
+            .map(|(set, numerator)| backend.divide(loaded, numerator, &points(&set.rotations)))
+            .collect();
+        let h = Combination {
+            columns: Vec::new(),
+            polys: quotients.iter().zip(powers(v)).collect(),
+            sparse: Vec::new(),
+        };
+        let mut h = backend.combine(loaded, columns, &[h]);
+        let Some(h) = h.pop() else {
+            return Err(ProveError::Unsatisfied);
+        };
+        let point = backend.commit_polys(loaded, &[&h]);
+        self.write_points(&point)?;
+        self.lap(Part::Open, "opening quotient");
+
+        let u = self.squeeze();
+        let vanish = |rotations: &mut dyn Iterator<Item = u64>| -> Fr {
+            rotations
+                .map(|rotation| u - x * omega.pow_vartime([rotation]))
+                .product()
+        };
+        let mut scales: Vec<Fr> = sets
+            .iter()
+            .map(|set| {
+                vanish(&mut all.iter().copied().filter(|r| !set.rotations.contains(r)))
+            })
+            .collect();
+        // `u` meets one of the few points with probability 2^-250: then `W` is not defined.
+        let first = Option::<Fr>::from(scales[0].invert()).ok_or(ProveError::Unsatisfied)?;
+        for (scale, power) in scales.iter_mut().zip(powers(v)) {
+            *scale *= power * first;
+        }
+        let mut polys: Vec<(&B::Poly, Fr)> = numerators.iter().zip(scales).collect();
+        polys.push((&h, -vanish(&mut all.iter().copied()) * first));
+        let linear = Combination {
+            columns: Vec::new(),
+            polys,
+            sparse: Vec::new(),
+        };
+        let linear = backend.combine(loaded, columns, &[linear]);
+        let witness = backend.divide(loaded, &linear[0], &[u]);
+        let point = backend.commit_polys(loaded, &[&witness]);
+        self.write_points(&point)?;
+        self.lap(Part::Open, "opening witness");
+        Ok(())
+    }
+}
+
+fn powers(base: Fr) -> impl Iterator<Item = Fr> {
+    std::iter::successors(Some(Fr::ONE), move |power| Some(*power * base))
+}
+
+/// Groups what is opened by its points, in the verifier's order of first appearance.
+fn rotation_sets(key: &ProvingKey, products: usize) -> Vec<RotationSet> {
+    let cs = key.vk().cs();
+    let n = 1i64 << key.k();
+    let last_rotation = -(cs.blinding_factors() as i32 + 1);
+    let mut queries: Vec<(Opened, i32)> = Vec::new();
+    for (column, at) in cs.advice_queries() {
+        queries.push((Opened::Column(Source::Advice(column.index())), at.0));
+    }
+    for set in 0..products {
+        queries.push((Opened::Column(Source::Product(set)), 0));
+        queries.push((Opened::Column(Source::Product(set)), 1));
+    }
+    for set in (0..products.saturating_sub(1)).rev() {
+        queries.push((Opened::Column(Source::Product(set)), last_rotation));
+    }
+    for (column, at) in cs.fixed_queries() {
+        queries.push((Opened::Column(Source::Fixed(column.index())), at.0));
+    }
+    for at in 0..key.sigma.len() {
+        queries.push((Opened::Column(Source::Sigma(at)), 0));
+    }
+    queries.push((Opened::Quotient, 0));
+    queries.push((Opened::Random, 0));
+
+    let mut polys: Vec<(Opened, Vec<u64>)> = Vec::new();
+    for (opened, rotation) in queries {
+        let rotation = i64::from(rotation).rem_euclid(n) as u64;
+        match polys.iter_mut().find(|(other, _)| *other == opened) {
+            Some((_, rotations)) => rotations.push(rotation),
+            None => polys.push((opened, vec![rotation])),
+        }
+    }
+    let mut sets: Vec<RotationSet> = Vec::new();
+    for (opened, mut rotations) in polys {
+        rotations.sort_unstable();
+        rotations.dedup();
+        match sets.iter_mut().find(|set| set.rotations == rotations) {
+            Some(set) => set.opened.push(opened),
+            None => sets.push(RotationSet {
+                rotations,
+                opened: vec![opened],
+            }),
+        }
+    }
+    sets
+}

@@ -1,0 +1,44 @@
+//! Whole proofs: accepted by the stock verifier, equal to the stock prover's, fresh every time.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use common::{Kitchen, Shape, publish, setup, verifies};
+use lamina_prover::{
+    Blinding, ProveError, Prover, ProvingKey, Reference, Silent, synthesized::Synthesized,
+};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+
+fn shape(degree: usize) -> Shape {
+    Shape {
+        degree,
+        weights: 5,
+        rows: 20,
+        third: degree != 3,
+        query_instance: degree == 4,
+    }
+}
+
+#[test]
+fn reference_is_accepted() {
+    for degree in 3..=5 {
+        let (srs, _, next) = setup(5);
+        let circuit = Kitchen { shape: shape(degree), seed: 1, wrong: false };
+        let key = ProvingKey::generate(&srs, &circuit).unwrap();
+        let instances = circuit.instances();
+        let prover = Prover::new(&srs, &key, &Reference).unwrap().with_next_power(next).unwrap();
+        let committed = publish(prover.bases(), &key, &circuit, &mut ChaCha20Rng::seed_from_u64(3));
+        let witness = Synthesized::new(&circuit, &instances, &key);
+        for committed in [&[][..], &committed] {
+            let proved = prover
+                .prove(&witness, &instances, committed, &mut Blinding::new(), &Silent)
+                .unwrap();
+            assert!(verifies(&srs, &key, &instances, &proved.proof));
+        }
+        let wrong = Kitchen { wrong: true, ..circuit.clone() };
+        let witness = Synthesized::new(&wrong, &instances, &key);
+        let error = prover.prove(&witness, &instances, &[], &mut Blinding::new(), &Silent);
+        assert!(matches!(error, Err(ProveError::Unsatisfied)));
+    }
+}
