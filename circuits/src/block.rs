@@ -19,6 +19,7 @@ use crate::{
     layout::{Layout, LayoutError, Link, Port, Row},
     logup::{LogUp, signed, tuple},
     rows::{self, Algebra, Challenges, F, Kind, LOOKUPS, Programs, RowView, SLOTS, combination, int, power},
+    slice::{LinkedColumns, RefusedParams, SliceCircuit},
     spec::BlockSpec,
     tables::{self, Table},
     witness::{self, Witness},
@@ -686,5 +687,41 @@ impl Default for BlockParams {
     /// The smallest block that has every operation; halo2 asks for a default.
     fn default() -> Self {
         crate::testing::tiny_params()
+    }
+}
+
+impl SliceCircuit for BlockCircuit {
+    fn check(params: &BlockParams) -> Result<(), RefusedParams> {
+        if params.k > 24 {
+            return Err(RefusedParams { reason: "k is above 24" });
+        }
+        match params.layout() {
+            Ok(_) => Ok(()),
+            Err(LayoutError::Spec(_)) => {
+                Err(RefusedParams { reason: "the block's specification breaks a static bound" })
+            }
+            Err(LayoutError::Lanes { .. }) => {
+                Err(RefusedParams { reason: "the lanes do not divide the tokens" })
+            }
+            Err(LayoutError::Rows { .. }) => Err(RefusedParams { reason: "the block does not fit its rows" }),
+        }
+    }
+
+    fn log_n(params: &BlockParams) -> u32 {
+        params.k
+    }
+
+    fn degree(_: &BlockParams) -> usize {
+        DEGREE
+    }
+
+    fn linked(params: &BlockParams) -> LinkedColumns {
+        let Ok(layout) = params.layout() else { return LinkedColumns::default() };
+        let b = layout.boundary_columns;
+        LinkedColumns {
+            boundary_in: 0..b,
+            boundary_out: b..2 * b,
+            weights: 2 * b..2 * b + layout.weight_lanes,
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::spec::BlockSpec;
+use crate::{executor::reciprocal_root, spec::BlockSpec};
 
 /// Why a specification cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -106,8 +106,8 @@ impl BlockSpec {
         // v = eps + sum x^2 < 2^v_bits, held in four limbs.
         let v_bits = 1 + (2 * (stream - 1) + log2_ceil(s.hidden as u64)).max(log2_ceil(c.norm_eps + 1));
         bound("rms-norm/1 sum of squares", v_bits, 4 * limb)?;
-        // s = floor(2^A / sqrt(v)) <= 2^A / sqrt(eps), held in two limbs.
-        let s_bits = (c.rsqrt_bits + 1).saturating_sub((63 - c.norm_eps.leading_zeros()) / 2);
+        // s = floor(2^A / sqrt(v)) is greatest at v = eps; held in two limbs.
+        let s_bits = 64 - reciprocal_root(c.norm_eps, c.rsqrt_bits).leading_zeros();
         bound("rms-norm/2 reciprocal root", s_bits, 2 * limb)?;
         bound("rms-norm/2 reciprocal root fits 31 bits", s_bits, 31)?;
         // 2^(2A) - s^2 v < (2s+1) v <= 2^(A+2) sqrt(v): held in six limbs.

@@ -8,12 +8,15 @@
 //! - [`witness`]: how a circuit hands its columns to a prover.
 
 pub mod assign;
+pub mod audit;
 pub mod block;
 pub mod bounds;
 pub mod executor;
 pub mod ids;
 pub mod layout;
 pub mod logup;
+pub mod plan;
+pub mod range;
 pub mod rows;
 pub mod slice;
 pub mod spec;

@@ -1,0 +1,259 @@
+//! Choosing a layout, and saying what it costs before anything is proved.
+
+use std::{collections::BTreeMap, fmt};
+
+use halo2_proofs::plonk::{Circuit, ConstraintSystem};
+use serde::Serialize;
+
+use crate::{
+    Fr,
+    block::{BlockCircuit, BlockParams, DEGREE},
+    layout::{Layout, LayoutError},
+    rows::LOOKUPS,
+    spec::BlockSpec,
+};
+
+/// Nanoseconds of one core for one row of one column, by what the prover does with it.
+///
+/// Measured on a 2-core AMD EPYC (Zen 4), 2026-11; only their ratios decide between layouts.
+mod cost {
+    /// Inverse NTT and four cosets.
+    pub const NTT: f64 = 5.0 * 170.0;
+    /// Commitment of a column of small integers.
+    pub const SMALL: f64 = 700.0;
+    /// Commitment of a column of field elements.
+    pub const FULL: f64 = 4500.0;
+    /// A weight: combination, evaluation, opening.
+    pub const WEIGHT: f64 = 30.0;
+    /// Evaluating and opening a fixed column, its cosets included.
+    pub const FIXED: f64 = 4.0 * 170.0;
+    /// One column more in the proof is worth this many nanoseconds of proving to its verifiers.
+    pub const COLUMN: f64 = 5.0e6;
+}
+
+/// Columns by class.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ColumnCounts {
+    /// Weights: no commitment per proof.
+    pub weights: usize,
+    /// Boundaries, both sides.
+    pub boundary: usize,
+    /// Cells: integers of at most 32 bits.
+    pub cells: usize,
+    /// Lookup multiplicities.
+    pub multiplicities: usize,
+    /// Row combinations and accumulators.
+    pub accumulators: usize,
+    /// LogUp helpers and running sum.
+    pub helpers: usize,
+    /// Permutation products.
+    pub permutation: usize,
+    /// Fixed columns.
+    pub fixed: usize,
+}
+
+/// A layout with its predicted cost.
+#[derive(Clone, Debug, Serialize)]
+pub struct Plan {
+    /// What to compile.
+    pub params: BlockParams,
+    /// Rows are `2^k`.
+    pub k: u32,
+    /// Lanes.
+    pub lanes: usize,
+    /// Token groups.
+    pub groups: usize,
+    /// Degree of the constraint system.
+    pub degree: usize,
+    /// Rows used in the cell region and in the product region, and rows available.
+    pub rows: [usize; 3],
+    /// Columns by class.
+    pub columns: ColumnCounts,
+    /// Weights of the block.
+    pub weights: usize,
+    /// Lookups by table.
+    pub lookups: BTreeMap<String, usize>,
+    /// Table entries in all.
+    pub table_entries: usize,
+    /// Copy constraints.
+    pub copies: usize,
+    /// Exact size of the halo2 proof.
+    pub proof_bytes: usize,
+    /// Predicted proving time, milliseconds of one core.
+    pub expected_core_ms: f64,
+}
+
+impl Plan {
+    /// The plan of given parameters.
+    ///
+    /// # Errors
+    /// See [`BlockParams::layout`].
+    pub fn new(params: &BlockParams) -> Result<Plan, LayoutError> {
+        let layout = params.layout()?;
+        let mut cs = ConstraintSystem::<Fr>::default();
+        BlockCircuit::configure_with_params(&mut cs, params.clone());
+        Ok(Plan::of(params, &layout, &cs))
+    }
+
+    fn of(params: &BlockParams, layout: &Layout, cs: &ConstraintSystem<Fr>) -> Plan {
+        let columns = counts(layout, cs);
+        let shape = &params.spec.shape;
+        let weights = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
+            + 3 * shape.hidden * shape.ffn;
+        let mut lookups = BTreeMap::new();
+        let mut idle = layout.active * LOOKUPS * layout.lanes;
+        for (_, row) in layout.rows() {
+            for table in row.kind().tables(&params.spec) {
+                *lookups.entry(format!("{table:?}")).or_insert(0) += layout.lanes;
+                idle -= layout.lanes;
+            }
+        }
+        lookups.insert("idle".into(), idle);
+        Plan {
+            params: params.clone(),
+            k: params.k,
+            lanes: params.lanes,
+            groups: layout.groups,
+            degree: cs.degree(),
+            rows: [layout.rows_used.0, layout.rows_used.1, layout.active],
+            weights,
+            lookups,
+            table_entries: layout.tables.entries,
+            copies: crate::block::copies(layout).len(),
+            proof_bytes: proof_bytes(cs),
+            expected_core_ms: expected_ns(&columns, params.k) / 1e6,
+            columns,
+        }
+    }
+
+    /// The cheapest plan for at least `tokens` tokens of `spec`; the token count is rounded up to full groups.
+    ///
+    /// # Errors
+    /// The last obstacle when no layout up to `k = 20` fits.
+    pub fn best(spec: &BlockSpec, tokens: usize) -> Result<Plan, LayoutError> {
+        let mut best: Option<(f64, BlockParams)> = None;
+        let mut obstacle = None;
+        for lanes in 1..=tokens.min(64) {
+            let padded = tokens.div_ceil(lanes) * lanes;
+            if padded > tokens + tokens / 8 {
+                continue;
+            }
+            let spec = BlockSpec { tokens: padded, ..spec.clone() };
+            for k in 8..=20 {
+                match Layout::new(&spec, lanes, k) {
+                    Ok(layout) => {
+                        let columns = predict(&layout);
+                        let total = columns.weights
+                            + columns.boundary
+                            + columns.cells
+                            + columns.multiplicities
+                            + columns.helpers;
+                        let cost = expected_ns(&columns, k) + total as f64 * cost::COLUMN;
+                        if best.as_ref().is_none_or(|(least, _)| cost < *least) {
+                            best = Some((cost, BlockParams { spec: spec.clone(), lanes, k }));
+                        }
+                    }
+                    Err(error @ LayoutError::Spec(_)) => return Err(error),
+                    Err(error) => obstacle = Some(error),
+                }
+            }
+        }
+        match (best, obstacle) {
+            (Some((_, params)), _) => Plan::new(&params),
+            (None, Some(error)) => Err(error),
+            (None, None) => Err(LayoutError::Lanes { lanes: 0, tokens }),
+        }
+    }
+}
+
+fn predict(layout: &Layout) -> ColumnCounts {
+    let tables = layout.table_columns();
+    ColumnCounts {
+        weights: layout.weight_lanes,
+        boundary: 2 * layout.boundary_columns,
+        cells: crate::rows::SLOTS * layout.lanes,
+        multiplicities: tables,
+        accumulators: 7,
+        helpers: (LOOKUPS * layout.lanes).div_ceil(3) + tables.div_ceil(3) + 1,
+        permutation: 2,
+        fixed: 31 + 3 * layout.lanes + 3 * tables,
+    }
+}
+
+fn counts(layout: &Layout, cs: &ConstraintSystem<Fr>) -> ColumnCounts {
+    let chunk = cs.degree().saturating_sub(2).max(1);
+    ColumnCounts {
+        permutation: cs.permutation().get_columns().len().div_ceil(chunk),
+        fixed: cs.num_fixed_columns(),
+        ..predict(layout)
+    }
+}
+
+fn expected_ns(c: &ColumnCounts, k: u32) -> f64 {
+    let n = f64::from(1u32 << k);
+    let small = (c.cells + c.multiplicities + c.boundary) as f64 * (cost::SMALL + cost::NTT);
+    let full = (c.accumulators + c.helpers + c.permutation + DEGREE + 1) as f64 * (cost::FULL + cost::NTT);
+    n * (small + full + c.weights as f64 * cost::WEIGHT + c.fixed as f64 * cost::FIXED)
+}
+
+/// Size of a SHPLONK proof of this constraint system: 32 bytes a commitment or evaluation.
+///
+/// Commitments: advice, permutation products, random polynomial, quotient limbs, two openings. Evaluations:
+/// advice, fixed, random polynomial, permutation columns, three a product (two the last).
+pub fn proof_bytes(cs: &ConstraintSystem<Fr>) -> usize {
+    let degree = cs.degree();
+    let permuted = cs.permutation().get_columns().len();
+    let products = permuted.div_ceil(degree.saturating_sub(2).max(1));
+    let commitments = cs.num_advice_columns() + products + 1 + (degree - 1) + 2;
+    let evaluations = cs.advice_queries().len()
+        + cs.fixed_queries().len()
+        + 1
+        + permuted
+        + (3 * products).saturating_sub(1);
+    32 * (commitments + evaluations)
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = &self.params.spec;
+        let [cells, products, available] = self.rows;
+        writeln!(
+            f,
+            "block     hidden {}, ffn {}, heads {}/{}, head {}; {} weights of {} bits",
+            s.shape.hidden,
+            s.shape.ffn,
+            s.shape.heads,
+            s.shape.kv_heads,
+            s.shape.head_dim,
+            self.weights,
+            s.weight_bits
+        )?;
+        writeln!(f, "tokens    {} = {} groups of {} lanes", s.tokens, self.groups, self.lanes)?;
+        writeln!(f, "rows      2^{} = {available} usable; cells {cells}, products {products}", self.k)?;
+        let c = &self.columns;
+        writeln!(
+            f,
+            "columns   weights {}, boundary {}, cells {}, multiplicities {}, accumulators {}, helpers {}, permutation {}, fixed {}",
+            c.weights,
+            c.boundary,
+            c.cells,
+            c.multiplicities,
+            c.accumulators,
+            c.helpers,
+            c.permutation,
+            c.fixed
+        )?;
+        writeln!(
+            f,
+            "degree    {}; copies {}; table entries {}",
+            self.degree, self.copies, self.table_entries
+        )?;
+        write!(f, "lookups  ")?;
+        for (table, count) in &self.lookups {
+            write!(f, " {table} {count}")?;
+        }
+        writeln!(f)?;
+        writeln!(f, "proof     {} bytes", self.proof_bytes)?;
+        write!(f, "expected  {:.0} core-ms", self.expected_core_ms)
+    }
+}
