@@ -1,0 +1,276 @@
+//! The float reference: a plain Llama forward pass that shows every intermediate value.
+//!
+//! Values are those that the fixed-point block approximates, in the same places: norms without their gain
+//! and without `sqrt(hidden)`, queries with `1/sqrt(head_dim)` folded in.
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use crate::{
+    config::Config,
+    error::ForwardError,
+    model::{FloatBlock, Linear, Model},
+};
+
+/// Every intermediate value of a block in floats; shapes as in `lamina_circuits::executor::Trace`.
+#[derive(Clone, Debug, Default)]
+pub struct FloatTrace {
+    /// Input, `[tokens, hidden]`.
+    pub x: Vec<f32>,
+    /// `x / sqrt(eps * hidden + sum x^2)`.
+    pub norm1: Vec<f32>,
+    /// Queries over `sqrt(head_dim)`, `[tokens, heads * head_dim]`.
+    pub query: Vec<f32>,
+    /// Keys, `[tokens, kv_heads * head_dim]`.
+    pub key: Vec<f32>,
+    /// Values, `[tokens, kv_heads * head_dim]`.
+    pub value: Vec<f32>,
+    /// Rotated queries.
+    pub query_rotary: Vec<f32>,
+    /// Rotated keys.
+    pub key_rotary: Vec<f32>,
+    /// Scores, masked ones included, `[heads, tokens (queries), tokens (keys)]`.
+    pub score: Vec<f32>,
+    /// Attention weights, 0 where masked.
+    pub prob: Vec<f32>,
+    /// Mixed values, `[tokens, heads * head_dim]`.
+    pub mix: Vec<f32>,
+    /// Residual stream after attention.
+    pub middle: Vec<f32>,
+    /// Norm before the feed-forward layer.
+    pub norm2: Vec<f32>,
+    /// Gate, `[tokens, ffn]`.
+    pub gate: Vec<f32>,
+    /// Up, `[tokens, ffn]`.
+    pub up: Vec<f32>,
+    /// `silu(gate)`.
+    pub silu: Vec<f32>,
+    /// `silu(gate) * up`.
+    pub glu: Vec<f32>,
+    /// Output of the block.
+    pub output: Vec<f32>,
+}
+
+/// A forward pass in progress: one call of [`FloatRun::layer`] per block, then [`FloatRun::logits`].
+pub struct FloatRun<'a> {
+    model: &'a Model,
+    tokens: usize,
+    x: Vec<f32>,
+}
+
+/// `Y = X W^T`.
+///
+/// # Shapes
+/// `x`: `[tokens, inputs]`; result: `[tokens, outputs]`.
+fn product(x: &[f32], w: &Linear) -> Result<Vec<f32>, ForwardError> {
+    let x = Tensor::from_slice(x, (x.len() / w.inputs, w.inputs), &Device::Cpu)?;
+    let w = Tensor::from_slice(&w.data, (w.outputs, w.inputs), &Device::Cpu)?;
+    Ok(x.matmul(&w.t()?)?.flatten_all()?.to_vec1()?)
+}
+
+/// `x / sqrt(eps * hidden + sum x^2)` row by row.
+fn unit(x: &[f32], hidden: usize, eps: f64) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len());
+    for row in x.chunks_exact(hidden) {
+        let sum: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
+        let scale = 1.0 / (sum + eps * hidden as f64).sqrt();
+        out.extend(row.iter().map(|&x| (f64::from(x) * scale) as f32));
+    }
+    out
+}
+
+/// `n * sqrt(hidden) * gain`: the norm as the model defines it.
+fn gained(n: &[f32], gain: &[f32]) -> Vec<f32> {
+    let root = (gain.len() as f32).sqrt();
+    n.chunks_exact(gain.len()).flat_map(|row| row.iter().zip(gain).map(|(n, g)| n * g * root)).collect()
+}
+
+/// Turns each head's pairs `(i, i + head_dim/2)` by `t * base^(-2i/head_dim)`.
+fn rotary(x: &[f32], head_dim: usize, width: usize, base: u32) -> Vec<f32> {
+    let pairs = head_dim / 2;
+    let mut out = vec![0.0; x.len()];
+    for (at, head) in x.chunks_exact(head_dim).enumerate() {
+        let t = at * head_dim / width;
+        for i in 0..pairs {
+            let angle = t as f64 * f64::from(base).powf(-2.0 * i as f64 / head_dim as f64);
+            let (sin, cos) = angle.sin_cos();
+            let (a, b) = (f64::from(head[i]), f64::from(head[i + pairs]));
+            out[at * head_dim + i] = (a * cos - b * sin) as f32;
+            out[at * head_dim + i + pairs] = (b * cos + a * sin) as f32;
+        }
+    }
+    out
+}
+
+fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
+    a.iter().zip(b).map(|(a, b)| a + b).collect()
+}
+
+/// Scores of all heads and the attention weights of the visible keys.
+fn attention(query: &[f32], key: &[f32], tokens: usize, config: &Config) -> (Vec<f32>, Vec<f32>) {
+    let shape = &config.shape;
+    let (hd, group) = (shape.head_dim, shape.heads / shape.kv_heads);
+    let mut score = vec![0.0; shape.heads * tokens * tokens];
+    let mut prob = vec![0.0; shape.heads * tokens * tokens];
+    score.par_chunks_mut(tokens).zip(prob.par_chunks_mut(tokens)).enumerate().for_each(|(row, (z, p))| {
+        let (h, t) = (row / tokens, row % tokens);
+        let q = &query[(t * shape.heads + h) * hd..][..hd];
+        for (s, z) in z.iter_mut().enumerate() {
+            let k = &key[(s * shape.kv_heads + h / group) * hd..][..hd];
+            *z = q.iter().zip(k).map(|(q, k)| q * k).sum();
+        }
+        let max = z[..=t].iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let mut sum = 0.0;
+        for (p, z) in p[..=t].iter_mut().zip(&*z) {
+            *p = (z - max).exp();
+            sum += *p;
+        }
+        p[..=t].iter_mut().for_each(|p| *p /= sum);
+    });
+    (score, prob)
+}
+
+fn mix(prob: &[f32], value: &[f32], tokens: usize, config: &Config) -> Vec<f32> {
+    let shape = &config.shape;
+    let (hd, group) = (shape.head_dim, shape.heads / shape.kv_heads);
+    let width = shape.heads * hd;
+    let mut out = vec![0.0; tokens * width];
+    out.par_chunks_mut(width).enumerate().for_each(|(t, row)| {
+        for (h, out) in row.chunks_exact_mut(hd).enumerate() {
+            for s in 0..=t {
+                let p = prob[(h * tokens + t) * tokens + s];
+                let v = &value[(s * shape.kv_heads + h / group) * hd..][..hd];
+                out.iter_mut().zip(v).for_each(|(o, v)| *o += p * v);
+            }
+        }
+    });
+    out
+}
+
+fn run_block(block: &FloatBlock, config: &Config, x: Vec<f32>) -> Result<FloatTrace, ForwardError> {
+    let shape = &config.shape;
+    let (hd, tokens) = (shape.head_dim, x.len() / shape.hidden);
+    let norm1 = unit(&x, shape.hidden, config.rms_eps);
+    let n = gained(&norm1, &block.attn_norm);
+    let root = (hd as f32).sqrt();
+    let query: Vec<f32> = product(&n, &block.q)?.into_iter().map(|q| q / root).collect();
+    let key = product(&n, &block.k)?;
+    let value = product(&n, &block.v)?;
+    let query_rotary = rotary(&query, hd, shape.heads * hd, config.rope_base);
+    let key_rotary = rotary(&key, hd, shape.kv_heads * hd, config.rope_base);
+    let (score, prob) = attention(&query_rotary, &key_rotary, tokens, config);
+    let mix = mix(&prob, &value, tokens, config);
+    let middle = add(&x, &product(&mix, &block.o)?);
+    let norm2 = unit(&middle, shape.hidden, config.rms_eps);
+    let n = gained(&norm2, &block.ffn_norm);
+    let gate = product(&n, &block.gate)?;
+    let up = product(&n, &block.up)?;
+    let silu: Vec<f32> = gate.iter().map(|g| g / (1.0 + (-g).exp())).collect();
+    let glu: Vec<f32> = silu.iter().zip(&up).map(|(s, u)| s * u).collect();
+    let output = add(&middle, &product(&glu, &block.down)?);
+    Ok(FloatTrace {
+        x,
+        norm1,
+        query,
+        key,
+        value,
+        query_rotary,
+        key_rotary,
+        score,
+        prob,
+        mix,
+        middle,
+        norm2,
+        gate,
+        up,
+        silu,
+        glu,
+        output,
+    })
+}
+
+/// Final norm and head on rows of the residual stream.
+///
+/// # Shapes
+/// `x`: `[rows, hidden]`; result: `[rows, vocab]`.
+pub(crate) fn logits(x: &[f32], gain: &[f32], head: &Linear, eps: f64) -> Result<Vec<f32>, ForwardError> {
+    product(&gained(&unit(x, gain.len(), eps), gain), head)
+}
+
+/// Checks ids and their number.
+pub(crate) fn check_ids(ids: &[u32], limit: usize, vocab: usize) -> Result<(), ForwardError> {
+    if ids.is_empty() {
+        return Err(ForwardError::Empty);
+    }
+    if ids.len() > limit {
+        return Err(ForwardError::TooManyTokens { given: ids.len(), limit });
+    }
+    match ids.iter().position(|&id| id as usize >= vocab) {
+        Some(position) => Err(ForwardError::TokenId { position, id: ids[position], vocab }),
+        None => Ok(()),
+    }
+}
+
+impl<'a> FloatRun<'a> {
+    /// Looks the embeddings up.
+    ///
+    /// # Errors
+    /// No tokens, more than the model's context, or an id beyond the vocabulary.
+    pub fn new(model: &'a Model, ids: &[u32]) -> Result<Self, ForwardError> {
+        check_ids(ids, model.config.context, model.config.vocab)?;
+        let d = model.config.shape.hidden;
+        let x = ids.iter().flat_map(|&id| &model.embedding.data[id as usize * d..][..d]).copied().collect();
+        Ok(FloatRun { model, tokens: ids.len(), x })
+    }
+
+    /// Runs block `index` on the stream and returns what it computed.
+    ///
+    /// # Errors
+    /// A matrix product fails.
+    ///
+    /// # Panics
+    /// When the model has no such block.
+    pub fn layer(&mut self, index: usize) -> Result<FloatTrace, ForwardError> {
+        let x = std::mem::take(&mut self.x);
+        let trace = run_block(&self.model.blocks[index], &self.model.config, x)?;
+        self.x.clone_from(&trace.output);
+        Ok(trace)
+    }
+
+    /// Logits of every position, `[tokens, vocab]`.
+    ///
+    /// # Errors
+    /// A matrix product fails.
+    pub fn logits(&self) -> Result<Vec<f32>, ForwardError> {
+        debug_assert_eq!(self.x.len(), self.tokens * self.model.config.shape.hidden);
+        logits(&self.x, &self.model.final_norm, &self.model.head, self.model.config.rms_eps)
+    }
+}
+
+impl Model {
+    /// Logits of every position in floats, causal.
+    ///
+    /// # Shapes
+    /// Result: `[tokens, vocab]`.
+    ///
+    /// # Errors
+    /// No tokens, too many, or an id beyond the vocabulary.
+    pub fn forward(&self, ids: &[u32]) -> Result<Vec<f32>, ForwardError> {
+        let mut run = FloatRun::new(self, ids)?;
+        for index in 0..self.blocks.len() {
+            run.layer(index)?;
+        }
+        run.logits()
+    }
+}
+
+/// Index of the largest logit, ties to the lowest id.
+pub fn arg_max(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (id, &logit) in logits.iter().enumerate() {
+        if logit > logits[best] {
+            best = id;
+        }
+    }
+    best as u32
+}

@@ -1,0 +1,54 @@
+//! Text to token ids and back.
+
+use std::{fmt, sync::Arc};
+
+use tokenizers::Tokenizer;
+
+use crate::error::TokenizerError;
+
+/// A model's tokenizer. Ids are exactly those of the text: no token is added at its start or end.
+#[derive(Clone)]
+pub struct TextTokenizer(Arc<Tokenizer>);
+
+impl fmt::Debug for TextTokenizer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TextTokenizer({} ids)", self.0.get_vocab_size(true))
+    }
+}
+
+impl TextTokenizer {
+    /// Parses a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// The description does not parse, or has an id that is not below `vocab`.
+    pub fn from_json(bytes: &[u8], vocab: usize) -> Result<Self, TokenizerError> {
+        let mut tokenizer =
+            Tokenizer::from_bytes(bytes).map_err(|source| TokenizerError::Parse { source })?;
+        // Padding and truncation are the caller's, and counted: never the file's.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|source| TokenizerError::Parse { source })?;
+        let largest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
+        if largest as usize >= vocab {
+            return Err(TokenizerError::Vocabulary { largest, vocab });
+        }
+        Ok(TextTokenizer(Arc::new(tokenizer)))
+    }
+
+    /// Token ids of `text`.
+    ///
+    /// # Errors
+    /// The text holds a symbol that the vocabulary can't express.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding =
+            self.0.encode_fast(text, false).map_err(|source| TokenizerError::Encode { source })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Text of `ids`; special tokens are left out.
+    ///
+    /// # Errors
+    /// The decoder fails on the pieces.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        self.0.decode(ids, true).map_err(|source| TokenizerError::Decode { source })
+    }
+}
