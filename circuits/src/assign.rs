@@ -33,6 +33,9 @@ pub struct BlockWitness {
     pub cells: Vec<Arc<Vec<i32>>>,
     /// Multiplicity columns.
     pub multiplicities: Vec<Arc<Vec<i32>>>,
+    /// Cells `(cell column, row)` that a cheating prover sets to field elements no integer stands for.
+    #[cfg(feature = "cheat")]
+    pub overrides: std::collections::BTreeMap<(usize, usize), Fr>,
 }
 
 /// Maps `0..n` to a vector, in parallel when built with `parallel`.
@@ -71,6 +74,8 @@ impl BlockWitness {
             weights,
             cells,
             multiplicities: vec![],
+            #[cfg(feature = "cheat")]
+            overrides: std::collections::BTreeMap::new(),
         };
         witness.count();
         witness
@@ -101,6 +106,36 @@ impl BlockWitness {
         self.cells[slot * self.layout.lanes + lane][at]
     }
 
+    /// The cell as a field element: what accumulators and tuples are computed from.
+    fn value(&self, at: usize, slot: usize, lane: usize) -> Fr {
+        #[cfg(feature = "cheat")]
+        if let Some(&v) = self.overrides.get(&(slot * self.layout.lanes + lane, at)) {
+            return v;
+        }
+        signed(self.cell(at, slot, lane))
+    }
+
+    /// Whether a cheating prover replaced the cell.
+    fn overridden(&self, at: usize, slot: usize, lane: usize) -> bool {
+        #[cfg(feature = "cheat")]
+        return self.overrides.contains_key(&(slot * self.layout.lanes + lane, at));
+        #[cfg(not(feature = "cheat"))]
+        {
+            let _ = (at, slot, lane);
+            false
+        }
+    }
+
+    /// A cell column, as field elements where a cheating prover needs them.
+    fn cell_column(&self, index: usize) -> Column {
+        #[cfg(feature = "cheat")]
+        if self.overrides.keys().any(|&(column, _)| column == index) {
+            let (slot, lane) = (index / self.layout.lanes, index % self.layout.lanes);
+            return Column::Field((0..self.layout.active).map(|at| self.value(at, slot, lane)).collect());
+        }
+        Column::I32(self.cells[index].clone())
+    }
+
     /// The tables of a row's lookups.
     fn row_tables(&self, row: Option<(Kind, Option<usize>, Row)>, lane: usize) -> [Table; LOOKUPS] {
         let layout = &self.layout;
@@ -108,10 +143,10 @@ impl BlockWitness {
             return [Table::Signed(layout.spec.scales.act_bits); LOOKUPS];
         };
         let mut tables = kind.tables(&layout.spec);
-        if let (Row::Score { key, .. }, Some(group)) = (row, group) {
-            if key <= group * layout.lanes + lane {
-                tables[0] = Table::Exp;
-            }
+        if let (Row::Score { key, .. }, Some(group)) = (row, group)
+            && key <= group * layout.lanes + lane
+        {
+            tables[0] = Table::Exp;
         }
         tables
     }
@@ -134,7 +169,9 @@ impl BlockWitness {
             let inside = (0..size as i64).contains(&offset);
             // Function tables are checked on their output too; ranges have output 0.
             let output = if i == 0 { self.cell(at, B, lane) } else { 0 };
-            if inside && (i > 0 || table.output(scales, value) == output) {
+            let slot = if i == 0 { A } else { C2 + i - 1 };
+            let replaced = self.overridden(at, slot, lane) || (i == 0 && self.overridden(at, B, lane));
+            if inside && !replaced && (i > 0 || table.output(scales, value) == output) {
                 *entry = Some(start + offset as usize);
             }
         }
@@ -153,10 +190,10 @@ impl BlockWitness {
         let table = self.row_tables(row, lane)[i];
         let tag = Fr::from(self.layout.tables.index(table) as u64 + 1);
         if i == 0 {
-            let (a, b) = (self.cell(at, A, lane), self.cell(at, B, lane));
-            tuple(signed(a), Some(signed(b)), tag, &theta)
+            let (a, b) = (self.value(at, A, lane), self.value(at, B, lane));
+            tuple(a, Some(b), tag, &theta)
         } else {
-            tuple(signed(self.cell(at, C2 + i - 1, lane)), None, tag, &theta)
+            tuple(self.value(at, C2 + i - 1, lane), None, tag, &theta)
         }
     }
 
@@ -390,7 +427,7 @@ impl ValueView<'_> {
 
 impl RowView<Fr> for ValueView<'_> {
     fn cell(&self, slot: usize, lane: usize) -> Fr {
-        signed(self.witness.cell(self.at, slot, lane))
+        self.witness.value(self.at, slot, lane)
     }
 
     fn rotary(&self, lane: usize) -> (Fr, Fr) {
@@ -423,7 +460,8 @@ impl Witness for BlockWitness {
             let mut columns = vec![];
             columns.extend(self.boundary_in.iter().chain(&self.boundary_out).cloned().map(Column::I32));
             columns.extend(self.weights.iter().cloned().map(Column::I16));
-            columns.extend(self.cells.iter().chain(&self.multiplicities).cloned().map(Column::I32));
+            columns.extend((0..self.cells.len()).map(|i| self.cell_column(i)));
+            columns.extend(self.multiplicities.iter().cloned().map(Column::I32));
             columns.into_iter().enumerate().collect()
         } else {
             let first = 2 * self.layout.boundary_columns

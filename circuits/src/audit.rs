@@ -15,14 +15,16 @@ use crate::Fr;
 #[non_exhaustive]
 pub enum AuditError {
     /// A looked-up expression contains a column that is assigned after `beta` could be known.
-    #[error("lookup gate {gate}, relation {relation}: looks up advice column {column} of phase 1")]
+    #[error(
+        "lookup gate {gate}, relation {relation}: contains advice columns {columns:?} of phase 1, only the helper may be"
+    )]
     LookedUpPhaseOne {
         /// Gate id.
         gate: String,
         /// Which of the gate's relations.
         relation: usize,
-        /// Advice index.
-        column: usize,
+        /// Advice indices of phase 1 in the relation: the helper, and what is looked up.
+        columns: Vec<usize>,
     },
     /// No gate defines a phase-1 column, and no copy constraint can.
     #[error("advice column {column} of phase 1 has no defining relation")]
@@ -36,8 +38,7 @@ pub enum AuditError {
 const LOOKUP_GATES: [&str; 2] = ["lookup/1", "lookup/2"];
 
 fn advice_columns(e: &Expression<Fr>, out: &mut BTreeSet<(usize, u8)>) {
-    let mut found = BTreeSet::new();
-    e.evaluate(
+    let found = e.evaluate(
         &|_| BTreeSet::new(),
         &|_| BTreeSet::new(),
         &|_| BTreeSet::new(),
@@ -54,11 +55,7 @@ fn advice_columns(e: &Expression<Fr>, out: &mut BTreeSet<(usize, u8)>) {
             a
         },
         &|a, _| a,
-    )
-    .into_iter()
-    .for_each(|c| {
-        found.insert(c);
-    });
+    );
     out.extend(found);
 }
 
@@ -83,11 +80,9 @@ pub fn determination(cs: &ConstraintSystem<Fr>) -> Result<(), AuditError> {
             let mut columns = BTreeSet::new();
             advice_columns(poly, &mut columns);
             let phase1: Vec<usize> = columns.iter().filter(|c| c.1 > 0).map(|c| c.0).collect();
-            if lookup {
-                if let [_, extra, ..] = phase1[..] {
-                    let gate = gate.name().to_string();
-                    return Err(AuditError::LookedUpPhaseOne { gate, relation, column: extra });
-                }
+            if lookup && phase1.len() > 1 {
+                let gate = gate.name().to_string();
+                return Err(AuditError::LookedUpPhaseOne { gate, relation, columns: phase1 });
             }
             defined.extend(phase1);
         }

@@ -29,7 +29,7 @@ pub enum Site {
     QueryRotary,
     /// Keys after the rotary embedding.
     KeyRotary,
-    /// Attention scores.
+    /// Row maximum of the attention scores.
     Score,
     /// Distance of a score from its row's maximum.
     ScoreDistance,
@@ -362,11 +362,12 @@ fn attention(query: &[i32], key: &[i32], spec: &BlockSpec) -> Result<AttentionTr
                 let k = &key[(s * shape.kv_heads + h / group) * hd..][..hd];
                 let c: i64 = q.iter().zip(k).map(|(&q, &k)| i64::from(q) * i64::from(k)).sum();
                 let (z, r) = split(c, scales.score_shift);
-                signed(Site::Score).check(z, t, h * tokens + s)?;
                 *score = z;
                 a.score_r.push(r);
             }
+            // The maximum and the distances from it have ranges; a score is their difference.
             let max = scores[..=t].iter().copied().max().unwrap_or(0);
+            signed(Site::Score).check(max, t, h * tokens + t)?;
             let mut sum = 0i64;
             for (s, &z) in scores.iter().enumerate() {
                 let d = max - z;

@@ -1,82 +1,20 @@
 //! Circuit-level audit: every cell of a small block, changed one at a time, must break a constraint.
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
-use std::{collections::BTreeMap, sync::Arc};
-
-use ff::{Field, PrimeField};
-use halo2_proofs::{
-    dev::{CellValue, MockProver},
-    plonk::{Circuit, ConstraintSystem},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
+
+use common::Bench;
 use lamina_circuits::{
-    Fr,
-    assign::{BlockWitness, violations},
-    block::{BlockCircuit, BlockParams, Columns},
-    executor::execute,
+    block::BlockParams,
     layout::Row,
     rows::{Kind, SLOTS},
     testing,
-    witness::{Column, Witness},
 };
 
-/// A circuit, its fixed columns, and challenges.
-struct Bench {
-    circuit: BlockCircuit,
-    cs: ConstraintSystem<Fr>,
-    columns: Columns,
-    fixed: Vec<Vec<Fr>>,
-    challenges: Vec<Fr>,
-    honest: BlockWitness,
-}
-
-impl Bench {
-    fn new(params: &BlockParams, seed: u64) -> Bench {
-        let circuit = BlockCircuit::new(params).unwrap();
-        let weights = testing::weights(&params.spec, seed, 60);
-        let x = testing::activations(&params.spec, seed);
-        let trace = execute(&params.spec, &weights, &x).unwrap();
-        let columns = circuit.layout.weight_columns(&weights).into_iter().map(Arc::new).collect();
-        let honest = BlockWitness::new(&circuit.layout, Arc::new(columns), &trace);
-        let mut cs = ConstraintSystem::default();
-        let (columns, _) = BlockCircuit::configure_with_params(&mut cs, params.clone());
-        let mock = MockProver::<Fr>::run(params.k, &circuit, vec![vec![]]).unwrap();
-        let fixed = (0..cs.num_fixed_columns())
-            .map(|i| {
-                let column = cs.fixed_queries().iter().map(|q| q.0).find(|c| c.index() == i).unwrap();
-                let value = |v: &CellValue<Fr>| match v {
-                    CellValue::Assigned(v) => *v,
-                    _ => Fr::ZERO,
-                };
-                mock.fixed_values(column).iter().map(value).collect()
-            })
-            .collect();
-        let mut rng = testing::Generator(seed);
-        let challenges = (0..5).map(|_| Fr::from_raw([(); 4].map(|()| rng.next_u64() >> 3))).collect();
-        Bench { circuit, cs, columns, fixed, challenges, honest }
-    }
-
-    /// The constraints that `witness` violates, phase 1 computed as its own honest prover would.
-    fn violated(&self, witness: &BlockWitness) -> Vec<&'static str> {
-        let n = 1usize << self.circuit.params.k;
-        let mut advice = vec![vec![Fr::ZERO; n]; self.cs.num_advice_columns()];
-        let mut put = |columns: Vec<(usize, Column)>| {
-            for (i, column) in columns {
-                let values: Vec<Fr> = match column {
-                    Column::I16(v) => v.iter().map(|&v| signed(v.into())).collect(),
-                    Column::I32(v) => v.iter().map(|&v| signed(v)).collect(),
-                    Column::Field(v) => v,
-                };
-                advice[i][..values.len()].copy_from_slice(&values);
-            }
-        };
-        put(witness.columns(0, &[]));
-        put(witness.columns(1, &self.challenges));
-        violations(&self.cs, &self.fixed, &advice, &self.challenges, &self.circuit.layout, &self.columns)
-    }
-}
-
-fn signed(v: i32) -> Fr {
-    if v < 0 { -Fr::from(u64::from(v.unsigned_abs())) } else { Fr::from(v as u64) }
-}
+mod common;
 
 /// Cells that no constraint of their kind reads; they are only looked up, in the range of an activation.
 fn idle(kind: Kind, slot: usize) -> bool {
@@ -96,11 +34,11 @@ fn idle(kind: Kind, slot: usize) -> bool {
     !used.contains(&slot)
 }
 
-fn audit(params: &BlockParams, seed: u64) -> BTreeMap<(Kind, usize), Vec<&'static str>> {
+fn audit(params: &BlockParams, seed: u64) -> BTreeMap<(Kind, usize), BTreeSet<&'static str>> {
     let bench = Bench::new(params, seed);
     assert_eq!(bench.violated(&bench.honest), Vec::<&str>::new(), "honest witness");
     let layout = bench.circuit.layout.clone();
-    let mut caught = BTreeMap::new();
+    let mut caught: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
     for (at, (_, row)) in layout.rows().enumerate() {
         for slot in 0..SLOTS {
             for lane in 0..layout.lanes {
@@ -113,7 +51,7 @@ fn audit(params: &BlockParams, seed: u64) -> BTreeMap<(Kind, usize), Vec<&'stati
                     let free = idle(row.kind(), slot);
                     assert_eq!(ids.is_empty(), free, "{row:?} slot {slot} lane {lane} {change:+}: {ids:?}");
                     if !free {
-                        caught.insert((row.kind(), slot), ids);
+                        caught.entry((row.kind(), slot)).or_default().extend(ids);
                     }
                 }
             }
@@ -158,9 +96,19 @@ fn audit(params: &BlockParams, seed: u64) -> BTreeMap<(Kind, usize), Vec<&'stati
 #[test]
 fn every_cell_of_a_small_block_is_constrained() {
     let caught = audit(&testing::tiny_params(), 3);
+    let mut table = String::from(
+        "# cell slot (0..7 = a b c2..c6 f): the constraints that some change of one unit breaks\n",
+    );
     for ((kind, slot), ids) in caught {
-        println!("{kind:?} {slot}: {ids:?}");
+        let ids: Vec<_> = ids.into_iter().collect();
+        table += &format!("{kind:?} {slot}: {}\n", ids.join(" "));
     }
+    // `LAMINA_BLESS=1 cargo nextest run -p lamina-circuits` rewrites the pinned table.
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/audit.txt");
+    if std::env::var_os("LAMINA_BLESS").is_some() {
+        std::fs::write(path, &table).unwrap();
+    }
+    assert_eq!(table, std::fs::read_to_string(path).unwrap());
 }
 
 #[test]
@@ -183,5 +131,4 @@ fn rows_stand_where_row_of_says() {
             panic!("{row:?} has no group");
         }
     }
-    assert!(Fr::CAPACITY >= 252);
 }

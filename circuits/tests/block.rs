@@ -1,4 +1,5 @@
 //! Reference executor = circuit, on small shapes.
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use std::sync::Arc;
 
