@@ -5,6 +5,7 @@ mod common;
 
 use common::{Kitchen, Shape, publish, setup, verifies};
 use lamina_prover::{
+    Backend, Cpu, Dual,
     Blinding, ProveError, Prover, ProvingKey, Reference, Silent, synthesized::Synthesized,
 };
 use rand_chacha::ChaCha20Rng;
@@ -40,5 +41,24 @@ fn reference_is_accepted() {
         let witness = Synthesized::new(&wrong, &instances, &key);
         let error = prover.prove(&witness, &instances, &[], &mut Blinding::new(), &Silent);
         assert!(matches!(error, Err(ProveError::Unsatisfied)));
+    }
+}
+
+#[test]
+fn both_backends_agree_on_every_step() {
+    for degree in 3..=5 {
+        let (srs, _, next) = setup(5);
+        let circuit = Kitchen { shape: shape(degree), seed: 1, wrong: false };
+        let key = ProvingKey::generate(&srs, &circuit).unwrap();
+        let instances = circuit.instances();
+        let dual = Dual(Reference, Cpu::default());
+        assert_eq!(dual.name(), "dual(reference, cpu)");
+        let prover = Prover::new(&srs, &key, &dual).unwrap().with_next_power(next).unwrap();
+        let committed = publish(prover.bases(), &key, &circuit, &mut ChaCha20Rng::seed_from_u64(3));
+        let witness = Synthesized::new(&circuit, &instances, &key);
+        let proved = prover
+            .prove(&witness, &instances, &committed, &mut Blinding::new(), &Silent)
+            .unwrap();
+        assert!(verifies(&srs, &key, &instances, &proved.proof));
     }
 }

@@ -40,9 +40,22 @@ impl HostColumn {
         }
     }
 
+    pub(crate) fn rows(&self) -> usize {
+        self.n
+    }
+
+    /// Fills `out` with rows `start..`.
+    pub(crate) fn read(&self, start: usize, out: &mut [Fr]) {
+        for (row, o) in (start..).zip(out) {
+            *o = self.get(row);
+        }
+    }
+
     /// All rows as field elements.
     pub(crate) fn to_field(&self) -> Vec<Fr> {
-        (0..self.n).map(|row| self.get(row)).collect()
+        let mut all = vec![Fr::ZERO; self.n];
+        self.read(0, &mut all);
+        all
     }
 }
 

@@ -13,10 +13,10 @@ const PARALLEL: usize = 1 << 12;
 #[derive(Debug)]
 pub(crate) struct Ntt {
     n: usize,
-    /// `w^i`, `i < n/2`.
-    roots: Vec<Fr>,
-    /// `w^(-i)`, `i < n/2`.
-    inverse_roots: Vec<Fr>,
+    /// For each size `2^(l+1)`, level `l`: the powers of its root of unity.
+    roots: Vec<Vec<Fr>>,
+    /// The same of the inverse roots.
+    inverse_roots: Vec<Vec<Fr>>,
     n_inverse: Fr,
 }
 
@@ -38,12 +38,12 @@ pub(crate) fn reverse(index: usize, bits: u32) -> usize {
 impl Ntt {
     pub(crate) fn new(k: u32) -> Self {
         let n = 1usize << k;
-        let omega = omega(k);
-        let inverse = omega.invert().unwrap_or(Fr::ONE);
+        let level = |l: u32| powers(omega(l + 1), 1 << l);
+        let inverse = |l: u32| powers(omega(l + 1).invert().unwrap_or(Fr::ONE), 1 << l);
         Ntt {
             n,
-            roots: powers(omega, n / 2),
-            inverse_roots: powers(inverse, n / 2),
+            roots: (0..k).map(level).collect(),
+            inverse_roots: (0..k).map(inverse).collect(),
             n_inverse: Fr::from(n as u64).invert().unwrap_or(Fr::ONE),
         }
     }
@@ -52,12 +52,12 @@ impl Ntt {
     ///
     /// The factor is left to whoever touches the coefficients next: see [`Ntt::n_inverse`].
     pub(crate) fn inverse_scaled(&self, values: &mut [Fr]) {
-        down(values, &self.inverse_roots, 1);
+        down(values, &self.inverse_roots);
     }
 
     /// Coefficients in bit-reversed order to values in natural order.
     pub(crate) fn forward(&self, coefficients: &mut [Fr]) {
-        up(coefficients, &self.roots, 1);
+        up(coefficients, &self.roots);
     }
 
     pub(crate) fn n_inverse(&self) -> Fr {
@@ -93,17 +93,17 @@ impl Ntt {
 }
 
 /// Decimation in frequency: natural to bit-reversed order.
-fn down(values: &mut [Fr], roots: &[Fr], stride: usize) {
+fn down(values: &mut [Fr], levels: &[Vec<Fr>]) {
     let n = values.len();
-    if n == 1 {
+    let Some((roots, levels)) = levels.split_last() else {
         return;
-    }
+    };
     let (low, high) = values.split_at_mut(n / 2);
     let pass = |low: &mut [Fr], high: &mut [Fr], from: usize| {
         for (i, (a, b)) in low.iter_mut().zip(high).enumerate() {
             let difference = *a - *b;
             *a += *b;
-            *b = difference * roots[(from + i) * stride];
+            *b = difference * roots[from + i];
         }
     };
     if n >= PARALLEL {
@@ -112,42 +112,42 @@ fn down(values: &mut [Fr], roots: &[Fr], stride: usize) {
             .enumerate()
             .for_each(|(at, (low, high))| pass(low, high, at * (PARALLEL / 4)));
         rayon::join(
-            || down(low, roots, stride * 2),
-            || down(high, roots, stride * 2),
+            || down(low, levels),
+            || down(high, levels),
         );
     } else {
         pass(low, high, 0);
-        down(low, roots, stride * 2);
-        down(high, roots, stride * 2);
+        down(low, levels);
+        down(high, levels);
     }
 }
 
 /// Decimation in time: bit-reversed to natural order.
-fn up(values: &mut [Fr], roots: &[Fr], stride: usize) {
+fn up(values: &mut [Fr], levels: &[Vec<Fr>]) {
     let n = values.len();
-    if n == 1 {
+    let Some((roots, levels)) = levels.split_last() else {
         return;
-    }
+    };
     let (low, high) = values.split_at_mut(n / 2);
     let pass = |low: &mut [Fr], high: &mut [Fr], from: usize| {
         for (i, (a, b)) in low.iter_mut().zip(high).enumerate() {
-            let turned = *b * roots[(from + i) * stride];
+            let turned = *b * roots[from + i];
             *b = *a - turned;
             *a += turned;
         }
     };
     if n >= PARALLEL {
         rayon::join(
-            || up(low, roots, stride * 2),
-            || up(high, roots, stride * 2),
+            || up(low, levels),
+            || up(high, levels),
         );
         low.par_chunks_mut(PARALLEL / 4)
             .zip(high.par_chunks_mut(PARALLEL / 4))
             .enumerate()
             .for_each(|(at, (low, high))| pass(low, high, at * (PARALLEL / 4)));
     } else {
-        up(low, roots, stride * 2);
-        up(high, roots, stride * 2);
+        up(low, levels);
+        up(high, levels);
         pass(low, high, 0);
     }
 }
