@@ -20,10 +20,7 @@ enum Source {
     /// Operating system entropy hedged with the witness, drawn anew for every proof.
     Hedged,
     /// The caller's generator, consumed as the stock prover consumes it.
-    Stock {
-        rng: Box<dyn RngCore + Send>,
-        blind_limbs: bool,
-    },
+    Stock { rng: Box<dyn RngCore + Send>, blind_limbs: bool },
 }
 
 /// The source of all blinding values of a proof.
@@ -48,9 +45,7 @@ impl Blinding {
     /// Blinding for real proofs: ChaCha20, seeded afresh inside every proof, so that a forked or resumed
     /// process does not repeat itself.
     pub fn new() -> Self {
-        Blinding {
-            source: Source::Hedged,
-        }
+        Blinding { source: Source::Hedged }
     }
 
     /// For tests: draws from `rng` exactly what the stock prover draws, in its order, blinds no limbs.
@@ -58,22 +53,12 @@ impl Blinding {
     /// The stock prover takes its vanishing argument's random polynomial from a thread-local generator that
     /// nobody can seed; here it comes from the operating system.
     pub fn stock_compatible(rng: impl RngCore + Send + 'static) -> Self {
-        Blinding {
-            source: Source::Stock {
-                rng: Box::new(rng),
-                blind_limbs: false,
-            },
-        }
+        Blinding { source: Source::Stock { rng: Box::new(rng), blind_limbs: false } }
     }
 
     /// For tests: the same, but the quotient limbs are blinded.
     pub fn stock_compatible_with_limbs(rng: impl RngCore + Send + 'static) -> Self {
-        Blinding {
-            source: Source::Stock {
-                rng: Box::new(rng),
-                blind_limbs: true,
-            },
-        }
+        Blinding { source: Source::Stock { rng: Box::new(rng), blind_limbs: true } }
     }
 
     pub(crate) fn start(
@@ -83,11 +68,9 @@ impl Blinding {
         columns: &[(usize, Column)],
     ) -> Result<Stream<'_>, ProveError> {
         match &mut self.source {
-            Source::Stock { rng, blind_limbs } => Ok(Stream {
-                rng: Generator::Borrowed(rng.as_mut()),
-                stock: true,
-                blind_limbs: *blind_limbs,
-            }),
+            Source::Stock { rng, blind_limbs } => {
+                Ok(Stream { rng: Generator::Borrowed(rng.as_mut()), stock: true, blind_limbs: *blind_limbs })
+            }
             Source::Hedged => Ok(Stream {
                 rng: Generator::Owned(Box::new(hedged(context, instances, columns)?)),
                 stock: false,
@@ -103,9 +86,7 @@ fn hedged(
     columns: &[(usize, Column)],
 ) -> Result<ChaCha20Rng, ProveError> {
     let mut entropy = [0u8; 64];
-    OsRng
-        .try_fill_bytes(&mut entropy)
-        .map_err(|_| ProveError::Entropy)?;
+    OsRng.try_fill_bytes(&mut entropy).map_err(|_| ProveError::Entropy)?;
     let digests: Vec<_> = columns
         .par_iter()
         .map(|(index, column)| {
@@ -129,10 +110,7 @@ fn hedged(
             state.finalize()
         })
         .collect();
-    let mut state = blake2b_simd::Params::new()
-        .hash_length(32)
-        .personal(b"lamina-blinding")
-        .to_state();
+    let mut state = blake2b_simd::Params::new().hash_length(32).personal(b"lamina-blinding").to_state();
     state.update(&entropy);
     state.update(context.to_repr().as_ref());
     for instance in instances {

@@ -41,10 +41,7 @@ pub enum Source {
 impl Source {
     /// Whether the column belongs to the key, the same in every proof.
     pub fn is_of_key(self) -> bool {
-        !matches!(
-            self,
-            Source::Advice(_) | Source::Instance(_) | Source::Product(_)
-        )
+        !matches!(self, Source::Advice(_) | Source::Instance(_) | Source::Product(_))
     }
 }
 
@@ -68,10 +65,7 @@ pub struct Linear {
 
 impl Linear {
     fn atom(source: Source, rotation: i32) -> Self {
-        Linear {
-            terms: vec![(Atom { source, rotation }, Fr::ONE)],
-            constant: Fr::ZERO,
-        }
+        Linear { terms: vec![(Atom { source, rotation }, Fr::ONE)], constant: Fr::ZERO }
     }
 
     fn is_zero(&self) -> bool {
@@ -90,10 +84,8 @@ impl Linear {
 
     fn add(&mut self, other: &Linear, by: Fr) {
         let mut terms = Vec::with_capacity(self.terms.len() + other.terms.len());
-        let (mut left, mut right) = (
-            self.terms.iter().copied().peekable(),
-            other.terms.iter().copied().peekable(),
-        );
+        let (mut left, mut right) =
+            (self.terms.iter().copied().peekable(), other.terms.iter().copied().peekable());
         loop {
             let next = match (left.peek(), right.peek()) {
                 (None, None) => break,
@@ -240,10 +232,7 @@ impl Identity {
             let product = identity.multiply(selector, body);
             rest.add(&product, Fr::ONE);
         }
-        identity.root = identity.node(Node::Sum {
-            linear: rest.linear,
-            terms: rest.terms,
-        });
+        identity.root = identity.node(Node::Sum { linear: rest.linear, terms: rest.terms });
         identity
     }
 
@@ -258,14 +247,8 @@ impl Identity {
 
     fn as_sum(&self, id: NodeId) -> Sum {
         match &self.nodes[id] {
-            Node::Sum { linear, terms } => Sum {
-                linear: linear.clone(),
-                terms: terms.clone(),
-            },
-            Node::Product(..) => Sum {
-                linear: Linear::default(),
-                terms: vec![(Fr::ONE, id)],
-            },
+            Node::Sum { linear, terms } => Sum { linear: linear.clone(), terms: terms.clone() },
+            Node::Product(..) => Sum { linear: Linear::default(), terms: vec![(Fr::ONE, id)] },
         }
     }
 
@@ -274,14 +257,8 @@ impl Identity {
         if sum.terms.is_empty() || (sum.terms.len() == 1 && sum.linear.is_zero()) {
             return sum;
         }
-        let id = self.node(Node::Sum {
-            linear: sum.linear,
-            terms: sum.terms,
-        });
-        Sum {
-            linear: Linear::default(),
-            terms: vec![(Fr::ONE, id)],
-        }
+        let id = self.node(Node::Sum { linear: sum.linear, terms: sum.terms });
+        Sum { linear: Linear::default(), terms: vec![(Fr::ONE, id)] }
     }
 
     /// `(coefficient, node)` with `sum = coefficient * node`, the node's leading coefficient being 1.
@@ -297,10 +274,7 @@ impl Identity {
             .unwrap_or(Fr::ONE);
         let inverse = leading.invert().unwrap_or(Fr::ONE);
         let sum = sum.scale(inverse);
-        let id = self.node(Node::Sum {
-            linear: sum.linear,
-            terms: sum.terms,
-        });
+        let id = self.node(Node::Sum { linear: sum.linear, terms: sum.terms });
         (leading, id)
     }
 
@@ -313,10 +287,7 @@ impl Identity {
         let (a, left) = self.factor(left);
         let (b, right) = self.factor(right);
         let id = self.node(Node::Product(left.min(right), left.max(right)));
-        Sum {
-            linear: Linear::default(),
-            terms: vec![(a * b, id)],
-        }
+        Sum { linear: Linear::default(), terms: vec![(a * b, id)] }
     }
 
     /// `(selector, body)` if the node is a product of a lone column of the key and something.
@@ -343,26 +314,15 @@ impl Identity {
     }
 
     fn fold(&mut self, gate: &Gate<Fr>, challenges: &[Fr]) -> Sum {
-        let atom = |source, rotation| Sum {
-            linear: Linear::atom(source, rotation),
-            terms: Vec::new(),
-        };
-        let constant = |constant| Sum {
-            linear: Linear {
-                terms: Vec::new(),
-                constant,
-            },
-            terms: Vec::new(),
-        };
+        let atom = |source, rotation| Sum { linear: Linear::atom(source, rotation), terms: Vec::new() };
+        let constant = |constant| Sum { linear: Linear { terms: Vec::new(), constant }, terms: Vec::new() };
         match gate {
             Gate::Constant(value) => constant(*value),
             // Key generation has replaced every selector by a fixed column.
             Gate::Selector(_) => constant(Fr::ZERO),
             Gate::Fixed(query) => atom(Source::Fixed(query.column_index()), query.rotation().0),
             Gate::Advice(query) => atom(Source::Advice(query.column_index()), query.rotation().0),
-            Gate::Instance(query) => {
-                atom(Source::Instance(query.column_index()), query.rotation().0)
-            }
+            Gate::Instance(query) => atom(Source::Instance(query.column_index()), query.rotation().0),
             Gate::Challenge(challenge) => constant(challenges[challenge.index()]),
             Gate::Negated(inner) => self.fold(inner, challenges).scale(-Fr::ONE),
             Gate::Sum(left, right) => {
@@ -410,10 +370,7 @@ impl Identity {
         let chunk = degree - 2;
         let sets = columns.len().div_ceil(chunk);
         let last_rotation = -(cs.blinding_factors() as i32 + 1);
-        let atom = |source, rotation| Sum {
-            linear: Linear::atom(source, rotation),
-            terms: Vec::new(),
-        };
+        let atom = |source, rotation| Sum { linear: Linear::atom(source, rotation), terms: Vec::new() };
         let z = |set, rotation| atom(Source::Product(set), rotation);
 
         let mut start = z(0, 0).scale(-Fr::ONE);

@@ -37,10 +37,7 @@ impl ProvingKey {
     ///
     /// # Errors
     /// [`KeyError::Unsupported`] for lookup arguments, a set `MAX_DEGREE`, or gates above the key's degree.
-    pub fn generate<C: Circuit<Fr>>(
-        srs: &ParamsKZG<Bn256>,
-        circuit: &C,
-    ) -> Result<Self, KeyError> {
+    pub fn generate<C: Circuit<Fr>>(srs: &ParamsKZG<Bn256>, circuit: &C) -> Result<Self, KeyError> {
         refuse_max_degree()?;
         let key = keygen_pk2(srs, circuit, false).map_err(KeyError::Keygen)?;
         let fixed = key.fixed_values().iter().map(|c| narrow(c)).collect();
@@ -57,13 +54,7 @@ impl ProvingKey {
         let domain = vk.get_domain();
         let degree = domain.get_quotient_poly_degree() + 1;
         check_supported(vk.cs(), degree)?;
-        Ok(ProvingKey {
-            k: domain.k(),
-            vk,
-            fixed,
-            sigma,
-            degree,
-        })
+        Ok(ProvingKey { k: domain.k(), vk, fixed, sigma, degree })
     }
 
     /// The stock verifying key.
@@ -141,11 +132,7 @@ impl ProvingKey {
         let mut rest = &body[..];
         let length = u64::from_le_bytes(take(&mut rest, "verifying key")?) as usize;
         if rest.len() < length {
-            return Err(KeyError::Length {
-                field: "verifying key",
-                expected: length,
-                actual: rest.len(),
-            });
+            return Err(KeyError::Length { field: "verifying key", expected: length, actual: rest.len() });
         }
         let (mut vk, mut rest) = rest.split_at(length);
         let vk = VerifyingKey::read::<_, C>(&mut vk, SerdeFormat::Processed, params)?;
@@ -154,54 +141,36 @@ impl ProvingKey {
         let permuted = vk.permutation().commitments().len();
         let sigma = read_columns(&mut rest, "permutation", permuted, n)?;
         if !rest.is_empty() {
-            return Err(KeyError::Length {
-                field: "trailing bytes",
-                expected: 0,
-                actual: rest.len(),
-            });
+            return Err(KeyError::Length { field: "trailing bytes", expected: 0, actual: rest.len() });
         }
         Self::assemble(vk, fixed, sigma)
     }
 }
 
 fn digest_of(body: &[u8]) -> [u8; 64] {
-    *blake2b_simd::Params::new()
-        .personal(b"lamina-pkey-v1")
-        .hash(body)
-        .as_array()
+    *blake2b_simd::Params::new().personal(b"lamina-pkey-v1").hash(body).as_array()
 }
 
 fn write_column(out: &mut Vec<u8>, column: &Column) {
     match column {
         Column::I16(values) => {
             out.push(0);
-            values
-                .iter()
-                .for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
+            values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
         }
         Column::I32(values) => {
             out.push(1);
-            values
-                .iter()
-                .for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
+            values.iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
         }
         Column::Field(values) => {
             out.push(2);
-            values
-                .iter()
-                .for_each(|value| out.extend_from_slice(value.to_repr().as_ref()));
+            values.iter().for_each(|value| out.extend_from_slice(value.to_repr().as_ref()));
         }
     }
 }
 
 fn take<const N: usize>(rest: &mut &[u8], field: &'static str) -> Result<[u8; N], KeyError> {
-    let (head, tail) = rest
-        .split_first_chunk::<N>()
-        .ok_or(KeyError::Length {
-            field,
-            expected: N,
-            actual: rest.len(),
-        })?;
+    let (head, tail) =
+        rest.split_first_chunk::<N>().ok_or(KeyError::Length { field, expected: N, actual: rest.len() })?;
     *rest = tail;
     Ok(*head)
 }
@@ -214,11 +183,7 @@ fn read_columns(
 ) -> Result<Vec<Column>, KeyError> {
     let actual = u32::from_le_bytes(take(rest, field)?) as usize;
     if actual != expected {
-        return Err(KeyError::Length {
-            field,
-            expected,
-            actual,
-        });
+        return Err(KeyError::Length { field, expected, actual });
     }
     (0..expected)
         .map(|_| {
@@ -230,29 +195,15 @@ fn read_columns(
                 _ => return Err(KeyError::Encoding { field }),
             };
             let Some((bytes, tail)) = rest.split_at_checked(n * width) else {
-                return Err(KeyError::Length {
-                    field,
-                    expected: n * width,
-                    actual: rest.len(),
-                });
+                return Err(KeyError::Length { field, expected: n * width, actual: rest.len() });
             };
             *rest = tail;
             Ok(match tag {
                 0 => Column::I16(Arc::new(
-                    bytes
-                        .as_chunks()
-                        .0
-                        .iter()
-                        .map(|b| i16::from_le_bytes(*b))
-                        .collect(),
+                    bytes.as_chunks().0.iter().map(|b| i16::from_le_bytes(*b)).collect(),
                 )),
                 1 => Column::I32(Arc::new(
-                    bytes
-                        .as_chunks()
-                        .0
-                        .iter()
-                        .map(|b| i32::from_le_bytes(*b))
-                        .collect(),
+                    bytes.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b)).collect(),
                 )),
                 _ => Column::Field(
                     bytes
@@ -276,15 +227,10 @@ fn refuse_max_degree() -> Result<(), UnsupportedError> {
 }
 
 /// Refuses what this prover cannot prove.
-pub(crate) fn check_supported(
-    cs: &ConstraintSystem<Fr>,
-    degree: usize,
-) -> Result<(), UnsupportedError> {
+pub(crate) fn check_supported(cs: &ConstraintSystem<Fr>, degree: usize) -> Result<(), UnsupportedError> {
     refuse_max_degree()?;
     if !cs.lookups().is_empty() {
-        return Err(UnsupportedError::Lookups {
-            count: cs.lookups().len(),
-        });
+        return Err(UnsupportedError::Lookups { count: cs.lookups().len() });
     }
     let gates = cs
         .gates()
@@ -293,10 +239,7 @@ pub(crate) fn check_supported(
         .map(|polynomial| polynomial.degree())
         .fold(3, usize::max);
     if gates > degree {
-        return Err(UnsupportedError::Degree {
-            gates,
-            domain: degree,
-        });
+        return Err(UnsupportedError::Degree { gates, domain: degree });
     }
     Ok(())
 }
@@ -306,9 +249,10 @@ pub(crate) fn small_integer(value: &Fr) -> Option<i32> {
     let low = |value: &Fr| {
         let bytes = value.to_repr();
         let bytes: &[u8] = bytes.as_ref();
-        bytes[4..].iter().all(|&byte| byte == 0).then(|| {
-            u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-        })
+        bytes[4..]
+            .iter()
+            .all(|&byte| byte == 0)
+            .then(|| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
     };
     if let Some(positive) = low(value) {
         return i32::try_from(positive).ok();
@@ -318,18 +262,10 @@ pub(crate) fn small_integer(value: &Fr) -> Option<i32> {
 
 /// The column in the narrowest representation that holds it.
 pub(crate) fn narrow(values: &[Fr]) -> Column {
-    let Some(integers) = values
-        .iter()
-        .map(small_integer)
-        .collect::<Option<Vec<i32>>>()
-    else {
+    let Some(integers) = values.iter().map(small_integer).collect::<Option<Vec<i32>>>() else {
         return Column::Field(values.to_vec());
     };
-    match integers
-        .iter()
-        .map(|&value| i16::try_from(value).ok())
-        .collect::<Option<Vec<i16>>>()
-    {
+    match integers.iter().map(|&value| i16::try_from(value).ok()).collect::<Option<Vec<i16>>>() {
         Some(integers) => Column::I16(Arc::new(integers)),
         None => Column::I32(Arc::new(integers)),
     }

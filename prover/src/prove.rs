@@ -8,8 +8,7 @@ use halo2_proofs::{
     halo2curves::bn256::{Bn256, G1, G1Affine, G2Affine},
     poly::kzg::commitment::ParamsKZG,
     transcript::{
-        Blake2bWrite, Challenge255, EncodedChallenge, Transcript, TranscriptWrite,
-        TranscriptWriterBuffer,
+        Blake2bWrite, Challenge255, EncodedChallenge, Transcript, TranscriptWrite, TranscriptWriterBuffer,
     },
 };
 use lamina_circuits::{
@@ -80,11 +79,7 @@ impl<'a, B: Backend> Prover<'a, B> {
     ///
     /// # Errors
     /// [`SetupError`] if the parameters do not fit.
-    pub fn new(
-        srs: &'a ParamsKZG<Bn256>,
-        pk: &'a ProvingKey,
-        backend: &'a B,
-    ) -> Result<Self, SetupError> {
+    pub fn new(srs: &'a ParamsKZG<Bn256>, pk: &'a ProvingKey, backend: &'a B) -> Result<Self, SetupError> {
         Self::from_bases(Bases::new(srs, pk.k())?, srs.s_g2(), pk, backend)
     }
 
@@ -99,10 +94,7 @@ impl<'a, B: Backend> Prover<'a, B> {
         backend: &'a B,
     ) -> Result<Self, SetupError> {
         if bases.k != pk.k() {
-            return Err(SetupError::Rows {
-                expected: pk.k(),
-                actual: bases.k,
-            });
+            return Err(SetupError::Rows { expected: pk.k(), actual: bases.k });
         }
         let loaded = backend.load(&Setup {
             bases: &bases,
@@ -111,13 +103,7 @@ impl<'a, B: Backend> Prover<'a, B> {
             fixed: &pk.fixed,
             sigma: &pk.sigma,
         });
-        Ok(Prover {
-            key: pk,
-            backend,
-            bases,
-            tau_g2,
-            loaded,
-        })
+        Ok(Prover { key: pk, backend, bases, tau_g2, loaded })
     }
 
     /// Adds `[tau^n]`, checked by a pairing.
@@ -190,10 +176,7 @@ impl<'a, B: Backend> Prover<'a, B> {
             } else {
                 continue;
             };
-            return Err(ProveError::Committed {
-                column: one.column,
-                problem,
-            });
+            return Err(ProveError::Committed { column: one.column, problem });
         }
         Ok(())
     }
@@ -287,19 +270,15 @@ impl<B: Backend> Run<'_, '_, B> {
     }
 
     fn write_points(&mut self, points: &[G1Affine]) -> Result<(), ProveError> {
-        points.iter().try_for_each(|point| {
-            self.transcript
-                .write_point(*point)
-                .map_err(ProveError::Transcript)
-        })
+        points
+            .iter()
+            .try_for_each(|point| self.transcript.write_point(*point).map_err(ProveError::Transcript))
     }
 
     fn write_scalars(&mut self, scalars: &[Fr]) -> Result<(), ProveError> {
-        scalars.iter().try_for_each(|scalar| {
-            self.transcript
-                .write_scalar(*scalar)
-                .map_err(ProveError::Transcript)
-        })
+        scalars
+            .iter()
+            .try_for_each(|scalar| self.transcript.write_scalar(*scalar).map_err(ProveError::Transcript))
     }
 
     fn prove(
@@ -314,13 +293,9 @@ impl<B: Backend> Run<'_, '_, B> {
         let cs = key.vk().cs();
         let n = 1usize << key.k();
         let repr = key.vk().transcript_repr();
-        self.transcript
-            .common_scalar(repr)
-            .map_err(ProveError::Transcript)?;
+        self.transcript.common_scalar(repr).map_err(ProveError::Transcript)?;
         for value in instances.iter().flatten() {
-            self.transcript
-                .common_scalar(*value)
-                .map_err(ProveError::Transcript)?;
+            self.transcript.common_scalar(*value).map_err(ProveError::Transcript)?;
         }
 
         self.stage("witness")?;
@@ -418,12 +393,7 @@ impl<B: Backend> Run<'_, '_, B> {
         self.stage("open")?;
         self.open(&columns.view(), &rotation_sets, &limbs, &random, x)?;
         self.progress.stage("done", STAGES, STAGES);
-        Ok(Proved {
-            proof: self.transcript.finalize(),
-            deltas,
-            commitments,
-            timings: self.timings,
-        })
+        Ok(Proved { proof: self.transcript.finalize(), deltas, commitments, timings: self.timings })
     }
 
     fn phase_columns(
@@ -437,11 +407,7 @@ impl<B: Backend> Run<'_, '_, B> {
         let columns = witness.columns(phase, challenges);
         let actual: Vec<usize> = columns.iter().map(|(index, _)| *index).collect();
         if expected != actual {
-            return Err(ProveError::AdviceColumns {
-                phase,
-                expected,
-                actual,
-            });
+            return Err(ProveError::AdviceColumns { phase, expected, actual });
         }
         let usable = self.prover.key.usable_rows();
         for (column, values) in &columns {
@@ -451,12 +417,7 @@ impl<B: Backend> Run<'_, '_, B> {
                 Column::Field(v) => v.len(),
             };
             if actual > usable {
-                return Err(ProveError::TooManyRows {
-                    kind: "advice",
-                    column: *column,
-                    usable,
-                    actual,
-                });
+                return Err(ProveError::TooManyRows { kind: "advice", column: *column, usable, actual });
             }
         }
         Ok(columns)
@@ -607,17 +568,14 @@ impl<B: Backend> Run<'_, '_, B> {
         self.write_scalars(&[backend.evaluate_poly(loaded, random, x)])?;
         self.write_scalars(&values[before_random..written])?;
 
-        let known: std::collections::HashMap<(Source, i32), Fr> =
-            queries.into_iter().zip(values).collect();
+        let known: std::collections::HashMap<(Source, i32), Fr> = queries.into_iter().zip(values).collect();
         let mut nodes: Vec<Fr> = Vec::with_capacity(identity.nodes.len());
         for node in &identity.nodes {
             let value = match node {
                 Node::Product(a, b) => nodes[*a] * nodes[*b],
                 Node::Sum { linear, terms } => {
                     let atoms = linear.terms.iter().map(|(a, c)| {
-                        known
-                            .get(&(a.source, a.rotation))
-                            .map_or(Fr::ZERO, |value| *value * c)
+                        known.get(&(a.source, a.rotation)).map_or(Fr::ZERO, |value| *value * c)
                     });
                     let products = terms.iter().map(|(c, node)| nodes[*node] * c);
                     linear.constant + atoms.chain(products).sum::<Fr>()
@@ -666,11 +624,8 @@ impl<B: Backend> Run<'_, '_, B> {
         let combinations: Vec<Combination<'_, B::Poly>> = sets
             .iter()
             .map(|set| {
-                let mut combination = Combination {
-                    columns: Vec::new(),
-                    polys: Vec::new(),
-                    sparse: Vec::new(),
-                };
+                let mut combination =
+                    Combination { columns: Vec::new(), polys: Vec::new(), sparse: Vec::new() };
                 let mut power = Fr::ONE;
                 for opened in &set.opened {
                     match opened {
@@ -699,10 +654,7 @@ impl<B: Backend> Run<'_, '_, B> {
         self.lap(Part::Open, "opening combinations");
 
         let points = |rotations: &[u64]| -> Vec<Fr> {
-            rotations
-                .iter()
-                .map(|rotation| x * omega.pow_vartime([*rotation]))
-                .collect()
+            rotations.iter().map(|rotation| x * omega.pow_vartime([*rotation])).collect()
         };
         let mut all: Vec<u64> = sets.iter().flat_map(|set| set.rotations.clone()).collect();
         all.sort_unstable();
@@ -727,15 +679,11 @@ impl<B: Backend> Run<'_, '_, B> {
 
         let u = self.squeeze();
         let vanish = |rotations: &mut dyn Iterator<Item = u64>| -> Fr {
-            rotations
-                .map(|rotation| u - x * omega.pow_vartime([rotation]))
-                .product()
+            rotations.map(|rotation| u - x * omega.pow_vartime([rotation])).product()
         };
         let mut scales: Vec<Fr> = sets
             .iter()
-            .map(|set| {
-                vanish(&mut all.iter().copied().filter(|r| !set.rotations.contains(r)))
-            })
+            .map(|set| vanish(&mut all.iter().copied().filter(|r| !set.rotations.contains(r))))
             .collect();
         // `u` meets one of the few points with probability 2^-250: then `W` is not defined.
         let first = Option::<Fr>::from(scales[0].invert()).ok_or(ProveError::Unsatisfied)?;
@@ -744,11 +692,7 @@ impl<B: Backend> Run<'_, '_, B> {
         }
         let mut polys: Vec<(&B::Poly, Fr)> = numerators.iter().zip(scales).collect();
         polys.push((&h, -vanish(&mut all.iter().copied()) * first));
-        let linear = Combination {
-            columns: Vec::new(),
-            polys,
-            sparse: Vec::new(),
-        };
+        let linear = Combination { columns: Vec::new(), polys, sparse: Vec::new() };
         let linear = backend.combine(loaded, columns, &[linear]);
         let witness = backend.divide(loaded, &linear[0], &[u]);
         let point = backend.commit_polys(loaded, &[&witness]);
@@ -801,10 +745,7 @@ fn rotation_sets(key: &ProvingKey, products: usize) -> Vec<RotationSet> {
         rotations.dedup();
         match sets.iter_mut().find(|set| set.rotations == rotations) {
             Some(set) => set.opened.push(opened),
-            None => sets.push(RotationSet {
-                rotations,
-                opened: vec![opened],
-            }),
+            None => sets.push(RotationSet { rotations, opened: vec![opened] }),
         }
     }
     sets

@@ -44,16 +44,12 @@ impl Bases {
     /// [`SetupError::Rows`] if `srs` is too small.
     pub fn new(srs: &ParamsKZG<Bn256>, k: u32) -> Result<Self, SetupError> {
         if srs.k() < k {
-            return Err(SetupError::Rows {
-                expected: k,
-                actual: srs.k(),
-            });
+            return Err(SetupError::Rows { expected: k, actual: srs.k() });
         }
         const POINT: usize = 64;
         let (n, all) = (1usize << k, 1usize << srs.k());
         let mut bytes = Vec::with_capacity(4 + 2 * all * POINT + 256);
-        srs.write_custom(&mut bytes, SerdeFormat::RawBytesUnchecked)
-            .map_err(|_| SetupError::Layout)?;
+        srs.write_custom(&mut bytes, SerdeFormat::RawBytesUnchecked).map_err(|_| SetupError::Layout)?;
         let points = |from: usize, count: usize| -> Result<Vec<G1Affine>, SetupError> {
             bytes
                 .get(4 + from * POINT..4 + (from + count) * POINT)
@@ -64,31 +60,17 @@ impl Bases {
         };
         let monomial = points(0, n)?;
         if srs.k() == k {
-            return Ok(Bases {
-                k,
-                monomial,
-                lagrange: points(n, n)?,
-                next_power: None,
-            });
+            return Ok(Bases { k, monomial, lagrange: points(n, n)?, next_power: None });
         }
         let lagrange = g_to_lagrange(monomial.iter().map(PrimeCurveAffine::to_curve).collect(), k);
-        Ok(Bases {
-            k,
-            monomial,
-            lagrange,
-            next_power: Some(points(n, 1)?[0]),
-        })
+        Ok(Bases { k, monomial, lagrange, next_power: Some(points(n, 1)?[0]) })
     }
 
     /// Adds `[tau^n]`, checked against the parameters: `e([tau^n], [1]) = e([tau^(n-1)], [tau])`.
     ///
     /// # Errors
     /// [`SetupError::NextPower`] if the point is another one.
-    pub fn with_next_power(
-        mut self,
-        next_power: G1Affine,
-        tau_g2: G2Affine,
-    ) -> Result<Self, SetupError> {
+    pub fn with_next_power(mut self, next_power: G1Affine, tau_g2: G2Affine) -> Result<Self, SetupError> {
         let last = self.monomial.last().ok_or(SetupError::Layout)?;
         if Bn256::pairing(&next_power, &G2Affine::generator()) != Bn256::pairing(last, &tau_g2) {
             return Err(SetupError::NextPower);

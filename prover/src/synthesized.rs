@@ -6,8 +6,8 @@ use ff::Field;
 use halo2_proofs::{
     circuit::Value,
     plonk::{
-        Advice, Any, Assigned, Assignment, Challenge, Circuit, Column as PlonkColumn,
-        ConstraintSystem, Error, Fixed, FloorPlanner, Instance, Selector,
+        Advice, Any, Assigned, Assignment, Challenge, Circuit, Column as PlonkColumn, ConstraintSystem,
+        Error, Fixed, FloorPlanner, Instance, Selector,
     },
 };
 use lamina_circuits::{
@@ -31,11 +31,7 @@ pub struct Synthesized<'a, C: Circuit<Fr>> {
 impl<'a, C: Circuit<Fr>> Synthesized<'a, C> {
     /// The witness of `circuit`, which must be the one that `key` was generated for.
     pub fn new(circuit: &'a C, instances: &'a [Vec<Fr>], key: &'a ProvingKey) -> Self {
-        Synthesized {
-            circuit,
-            instances,
-            key,
-        }
+        Synthesized { circuit, instances, key }
     }
 }
 
@@ -51,21 +47,12 @@ impl<C: Circuit<Fr> + Sync> Witness for Synthesized<'_, C> {
                 .challenge_phase()
                 .iter()
                 .enumerate()
-                .map(|(index, of)| {
-                    (*of < phase)
-                        .then(|| challenges.get(index).copied())
-                        .flatten()
-                })
+                .map(|(index, of)| (*of < phase).then(|| challenges.get(index).copied()).flatten())
                 .collect(),
             instances: self.instances,
         };
         // An error leaves cells at zero, which the prover then finds not to satisfy the circuit.
-        let _ = C::FloorPlanner::synthesize(
-            &mut cells,
-            self.circuit,
-            config,
-            cs.constants().clone(),
-        );
+        let _ = C::FloorPlanner::synthesize(&mut cells, self.circuit, config, cs.constants().clone());
         let phases = cs.advice_column_phase();
         let columns = cells.advice.into_iter().enumerate();
         columns
@@ -80,9 +67,8 @@ impl<C: Circuit<Fr> + Sync> Witness for Synthesized<'_, C> {
 
 /// Integer columns of a witness as field columns: what a backend that ignores widths would see.
 pub fn widened(column: &Column) -> Column {
-    let field = |values: &mut dyn Iterator<Item = i64>| {
-        Column::Field(values.map(crate::key::field_of).collect())
-    };
+    let field =
+        |values: &mut dyn Iterator<Item = i64>| Column::Field(values.map(crate::key::field_of).collect());
     match column {
         Column::I16(v) => field(&mut Arc::clone(v).iter().map(|&v| i64::from(v))),
         Column::I32(v) => field(&mut Arc::clone(v).iter().map(|&v| i64::from(v))),

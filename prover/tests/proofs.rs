@@ -5,20 +5,13 @@ mod common;
 
 use common::{Kitchen, Shape, publish, setup, verifies};
 use lamina_prover::{
-    Backend, Cpu, Dual,
-    Blinding, ProveError, Prover, ProvingKey, Reference, Silent, synthesized::Synthesized,
+    Backend, Blinding, Cpu, Dual, ProveError, Prover, ProvingKey, Reference, Silent, synthesized::Synthesized,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 
 fn shape(degree: usize) -> Shape {
-    Shape {
-        degree,
-        weights: 5,
-        rows: 20,
-        third: degree != 3,
-        query_instance: degree == 4,
-    }
+    Shape { degree, weights: 5, rows: 20, third: degree != 3, query_instance: degree == 4 }
 }
 
 #[test]
@@ -32,9 +25,8 @@ fn reference_is_accepted() {
         let committed = publish(prover.bases(), &key, &circuit, &mut ChaCha20Rng::seed_from_u64(3));
         let witness = Synthesized::new(&circuit, &instances, &key);
         for committed in [&[][..], &committed] {
-            let proved = prover
-                .prove(&witness, &instances, committed, &mut Blinding::new(), &Silent)
-                .unwrap();
+            let proved =
+                prover.prove(&witness, &instances, committed, &mut Blinding::new(), &Silent).unwrap();
             assert!(verifies(&srs, &key, &instances, &proved.proof));
         }
         let wrong = Kitchen { wrong: true, ..circuit.clone() };
@@ -56,9 +48,7 @@ fn both_backends_agree_on_every_step() {
         let prover = Prover::new(&srs, &key, &dual).unwrap().with_next_power(next).unwrap();
         let committed = publish(prover.bases(), &key, &circuit, &mut ChaCha20Rng::seed_from_u64(3));
         let witness = Synthesized::new(&circuit, &instances, &key);
-        let proved = prover
-            .prove(&witness, &instances, &committed, &mut Blinding::new(), &Silent)
-            .unwrap();
+        let proved = prover.prove(&witness, &instances, &committed, &mut Blinding::new(), &Silent).unwrap();
         assert!(verifies(&srs, &key, &instances, &proved.proof));
     }
 }

@@ -61,19 +61,12 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
     fn column(&self, key: &Self::Key, values: Column, tail: Vec<Fr>) -> Self::Column {
         let left = self.0.column(&key.0, values.clone(), tail.clone());
         let right = self.1.column(&key.1, values, tail);
-        agree(
-            "column",
-            self.0.read_column(&key.0, &left),
-            self.1.read_column(&key.1, &right),
-        );
+        agree("column", self.0.read_column(&key.0, &left), self.1.read_column(&key.1, &right));
         (left, right)
     }
 
     fn poly(&self, key: &Self::Key, coefficients: Vec<Fr>) -> Self::Poly {
-        (
-            self.0.poly(&key.0, coefficients.clone()),
-            self.1.poly(&key.1, coefficients),
-        )
+        (self.0.poly(&key.0, coefficients.clone()), self.1.poly(&key.1, coefficients))
     }
 
     fn read_column(&self, key: &Self::Key, column: &Self::Column) -> Vec<Fr> {
@@ -87,40 +80,24 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
     fn commit(&self, key: &Self::Key, columns: &[&Self::Column]) -> Vec<G1Affine> {
         let left: Vec<_> = columns.iter().map(|c| &c.0).collect();
         let right: Vec<_> = columns.iter().map(|c| &c.1).collect();
-        agree(
-            "commit",
-            self.0.commit(&key.0, &left),
-            self.1.commit(&key.1, &right),
-        )
+        agree("commit", self.0.commit(&key.0, &left), self.1.commit(&key.1, &right))
     }
 
     fn commit_polys(&self, key: &Self::Key, polys: &[&Self::Poly]) -> Vec<G1Affine> {
         let left: Vec<_> = polys.iter().map(|p| &p.0).collect();
         let right: Vec<_> = polys.iter().map(|p| &p.1).collect();
-        agree(
-            "commit_polys",
-            self.0.commit_polys(&key.0, &left),
-            self.1.commit_polys(&key.1, &right),
-        )
+        agree("commit_polys", self.0.commit_polys(&key.0, &left), self.1.commit_polys(&key.1, &right))
     }
 
     fn coefficients(&self, key: &Self::Key, column: &Self::Column) -> Self::Poly {
         let left = self.0.coefficients(&key.0, &column.0);
         let right = self.1.coefficients(&key.1, &column.1);
-        agree(
-            "coefficients",
-            self.0.read_poly(&key.0, &left),
-            self.1.read_poly(&key.1, &right),
-        );
+        agree("coefficients", self.0.read_poly(&key.0, &left), self.1.read_poly(&key.1, &right));
         (left, right)
     }
 
     fn coset(&self, key: &Self::Key, poly: &Self::Poly, coset: usize) -> Vec<Fr> {
-        agree(
-            "coset",
-            self.0.coset(&key.0, &poly.0, coset),
-            self.1.coset(&key.1, &poly.1, coset),
-        )
+        agree("coset", self.0.coset(&key.0, &poly.0, coset), self.1.coset(&key.1, &poly.1, coset))
     }
 
     fn products(
@@ -137,11 +114,7 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         let right = self.1.products(&key.1, &r, sets, beta, gamma, tails);
         agree("products", left.len(), right.len());
         for (l, r) in left.iter().zip(&right) {
-            agree(
-                "products",
-                self.0.read_column(&key.0, l),
-                self.1.read_column(&key.1, r),
-            );
+            agree("products", self.0.read_column(&key.0, l), self.1.read_column(&key.1, r));
         }
         left.into_iter().zip(right).collect()
     }
@@ -166,11 +139,7 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         x: Fr,
     ) -> Vec<Fr> {
         let (l, r) = halves(columns);
-        agree(
-            "evaluate",
-            self.0.evaluate(&key.0, &l, queries, x),
-            self.1.evaluate(&key.1, &r, queries, x),
-        )
+        agree("evaluate", self.0.evaluate(&key.0, &l, queries, x), self.1.evaluate(&key.1, &r, queries, x))
     }
 
     fn evaluate_poly(&self, key: &Self::Key, poly: &Self::Poly, x: Fr) -> Fr {
@@ -212,11 +181,7 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
     fn divide(&self, key: &Self::Key, poly: &Self::Poly, roots: &[Fr]) -> Self::Poly {
         let left = self.0.divide(&key.0, &poly.0, roots);
         let right = self.1.divide(&key.1, &poly.1, roots);
-        agree(
-            "divide",
-            self.0.read_poly(&key.0, &left),
-            self.1.read_poly(&key.1, &right),
-        );
+        agree("divide", self.0.read_poly(&key.0, &left), self.1.read_poly(&key.1, &right));
         (left, right)
     }
 }

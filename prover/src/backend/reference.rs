@@ -60,9 +60,7 @@ fn sum_of(bases: &[G1Affine], scalars: &[Fr]) -> G1Affine {
 impl ReferenceKey {
     fn values(&self, columns: &Columns<'_, HostColumn>, source: Source) -> Vec<Fr> {
         let indicator = |on: &dyn Fn(usize) -> bool| {
-            (0..self.n)
-                .map(|row| if on(row) { Fr::ONE } else { Fr::ZERO })
-                .collect()
+            (0..self.n).map(|row| if on(row) { Fr::ONE } else { Fr::ZERO }).collect()
         };
         match source {
             Source::Fixed(at) => self.fixed[at].clone(),
@@ -70,13 +68,8 @@ impl ReferenceKey {
             Source::First => indicator(&|row| row == 0),
             Source::Last => indicator(&|row| row == self.usable),
             Source::Active => indicator(&|row| row < self.usable),
-            Source::Identity => (0..self.n)
-                .map(|row| self.omega.pow_vartime([row as u64]))
-                .collect(),
-            _ => columns
-                .get(source)
-                .map(HostColumn::to_field)
-                .unwrap_or_default(),
+            Source::Identity => (0..self.n).map(|row| self.omega.pow_vartime([row as u64])).collect(),
+            _ => columns.get(source).map(HostColumn::to_field).unwrap_or_default(),
         }
     }
 
@@ -84,9 +77,7 @@ impl ReferenceKey {
     fn interpolate(&self, values: &[Fr]) -> Vec<Fr> {
         let n_inverse = Fr::from(self.n as u64).invert().unwrap_or(Fr::ZERO);
         let omega_inverse = self.omega.invert().unwrap_or(Fr::ZERO);
-        (0..self.n)
-            .map(|i| horner(values, omega_inverse.pow_vartime([i as u64])) * n_inverse)
-            .collect()
+        (0..self.n).map(|i| horner(values, omega_inverse.pow_vartime([i as u64])) * n_inverse).collect()
     }
 }
 
@@ -121,10 +112,7 @@ impl Backend for Reference {
     fn load(&self, setup: &Setup<'_>) -> ReferenceKey {
         let n = 1 << setup.bases.k;
         let field = |columns: &[Column]| {
-            columns
-                .iter()
-                .map(|column| HostColumn::new(n, column.clone(), Vec::new()).to_field())
-                .collect()
+            columns.iter().map(|column| HostColumn::new(n, column.clone(), Vec::new()).to_field()).collect()
         };
         ReferenceKey {
             bases: setup.bases.clone(),
@@ -154,17 +142,11 @@ impl Backend for Reference {
     }
 
     fn commit(&self, key: &ReferenceKey, columns: &[&HostColumn]) -> Vec<G1Affine> {
-        columns
-            .iter()
-            .map(|column| sum_of(&key.bases.lagrange, &column.to_field()))
-            .collect()
+        columns.iter().map(|column| sum_of(&key.bases.lagrange, &column.to_field())).collect()
     }
 
     fn commit_polys(&self, key: &ReferenceKey, polys: &[&Vec<Fr>]) -> Vec<G1Affine> {
-        polys
-            .iter()
-            .map(|poly| sum_of(&key.bases.monomial, poly))
-            .collect()
+        polys.iter().map(|poly| sum_of(&key.bases.monomial, poly)).collect()
     }
 
     fn coefficients(&self, key: &ReferenceKey, column: &HostColumn) -> Vec<Fr> {
@@ -173,9 +155,7 @@ impl Backend for Reference {
 
     fn coset(&self, key: &ReferenceKey, poly: &Vec<Fr>, coset: usize) -> Vec<Fr> {
         let shift = coset_generator(coset);
-        (0..key.n)
-            .map(|i| horner(poly, shift * key.omega.pow_vartime([i as u64])))
-            .collect()
+        (0..key.n).map(|i| horner(poly, shift * key.omega.pow_vartime([i as u64]))).collect()
     }
 
     fn products(
@@ -196,8 +176,7 @@ impl Backend for Reference {
                 for (i, ratio) in ratios.iter_mut().enumerate() {
                     let own = delta * key.omega.pow_vartime([i as u64]);
                     let below = values[i] + beta * key.sigma[at][i] + gamma;
-                    *ratio *= (values[i] + beta * own + gamma)
-                        * below.invert().unwrap_or(Fr::ZERO);
+                    *ratio *= (values[i] + beta * own + gamma) * below.invert().unwrap_or(Fr::ZERO);
                 }
                 delta *= Fr::DELTA;
                 at += 1;
@@ -221,12 +200,8 @@ impl Backend for Reference {
         // Polynomials are multiplied out, then divided by X^n - 1.
         let mut coefficients: HashMap<Source, Vec<Fr>> = HashMap::new();
         let mut atom = |atom: Atom| -> Vec<Fr> {
-            let shift = if atom.rotation < 0 {
-                key.omega.invert().unwrap_or(Fr::ZERO)
-            } else {
-                key.omega
-            }
-            .pow_vartime([u64::from(atom.rotation.unsigned_abs())]);
+            let shift = if atom.rotation < 0 { key.omega.invert().unwrap_or(Fr::ZERO) } else { key.omega }
+                .pow_vartime([u64::from(atom.rotation.unsigned_abs())]);
             let mut power = Fr::ONE;
             coefficients
                 .entry(atom.source)
@@ -265,11 +240,7 @@ impl Backend for Reference {
             quotient[i - key.n] = lead;
             rest[i - key.n] += lead;
         }
-        quotient
-            .chunks(key.n)
-            .take(limbs)
-            .map(<[Fr]>::to_vec)
-            .collect()
+        quotient.chunks(key.n).take(limbs).map(<[Fr]>::to_vec).collect()
     }
 
     fn evaluate(

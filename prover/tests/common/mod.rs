@@ -5,10 +5,10 @@ use ff::Field;
 use group::Curve;
 use halo2_proofs::{
     circuit::{Layouter, SimpleFloorPlanner, Value},
-    halo2curves::bn256::{Bn256, G1Affine, G1},
+    halo2curves::bn256::{Bn256, G1, G1Affine},
     plonk::{
-        Advice, Challenge, Circuit, Column, ConstraintSystem, Error, Expression, FirstPhase, Fixed,
-        Instance, SecondPhase, ThirdPhase, verify_proof,
+        Advice, Challenge, Circuit, Column, ConstraintSystem, Error, Expression, FirstPhase, Fixed, Instance,
+        SecondPhase, ThirdPhase, verify_proof,
     },
     poly::{
         Rotation,
@@ -80,11 +80,7 @@ pub struct Values {
 }
 
 pub fn fr(value: i64) -> Fr {
-    if value < 0 {
-        -Fr::from(value.unsigned_abs())
-    } else {
-        Fr::from(value as u64)
-    }
+    if value < 0 { -Fr::from(value.unsigned_abs()) } else { Fr::from(value as u64) }
 }
 
 impl Kitchen {
@@ -92,9 +88,7 @@ impl Kitchen {
         let mut rng = ChaCha20Rng::seed_from_u64(self.seed);
         let rows = self.shape.rows;
         let a = (0..rows).map(|_| i64::from(rng.next_u32() as i16)).collect();
-        let b = (0..rows)
-            .map(|_| i64::from(rng.next_u32() as i8))
-            .collect();
+        let b = (0..rows).map(|_| i64::from(rng.next_u32() as i8)).collect();
         // The same weights whatever the seed: they are what is committed.
         let mut rng = ChaCha20Rng::seed_from_u64(99);
         let weights = (0..self.shape.weights)
@@ -129,9 +123,7 @@ impl Circuit<Fr> for Kitchen {
     fn configure_with_params(meta: &mut ConstraintSystem<Fr>, shape: Shape) -> Config {
         let public = meta.instance_column();
         let [a, b, c] = [(); 3].map(|_| meta.advice_column_in(FirstPhase));
-        let weights: Vec<_> = (0..shape.weights)
-            .map(|_| meta.advice_column_in(FirstPhase))
-            .collect();
+        let weights: Vec<_> = (0..shape.weights).map(|_| meta.advice_column_in(FirstPhase)).collect();
         let gamma = meta.challenge_usable_after(FirstPhase);
         let beta = meta.challenge_usable_after(FirstPhase);
         let [p, h, acc] = [(); 3].map(|_| meta.advice_column_in(SecondPhase));
@@ -154,12 +146,9 @@ impl Circuit<Fr> for Kitchen {
         });
         meta.create_gate("neighbours", |m| {
             let now = m.query_advice(p, cur());
-            let row = weights
-                .iter()
-                .rev()
-                .fold(Expression::Constant(Fr::ZERO), |sum, w| {
-                    sum * m.query_challenge(gamma) + m.query_advice(*w, cur())
-                });
+            let row = weights.iter().rev().fold(Expression::Constant(Fr::ZERO), |sum, w| {
+                sum * m.query_challenge(gamma) + m.query_advice(*w, cur())
+            });
             let mix = m.query_advice(a, Rotation::prev()) * m.query_advice(b, Rotation(7))
                 + m.query_advice(a, Rotation::next()) * Fr::from(3);
             let s = m.query_fixed(inner, cur());
@@ -174,18 +163,15 @@ impl Circuit<Fr> for Kitchen {
             };
             let s = m.query_fixed(every, cur());
             let f = m.query_fixed(first, cur());
-            vec![
-                f * now.clone(),
-                s * (next - now - m.query_advice(p, cur()) - public),
-            ]
+            vec![f * now.clone(), s * (next - now - m.query_advice(p, cur()) - public)]
         });
         meta.create_gate("helper", |m| {
             let s = m.query_fixed(every, cur());
             let beta = m.query_challenge(beta);
             let (a, b) = (m.query_advice(a, cur()), m.query_advice(b, cur()));
             let factor = |j: u64| beta.clone() + a.clone() + b.clone() * Fr::from(j);
-            let product = (1..shape.degree as u64 - 1)
-                .fold(m.query_advice(h, cur()), |product, j| product * factor(j));
+            let product =
+                (1..shape.degree as u64 - 1).fold(m.query_advice(h, cur()), |product, j| product * factor(j));
             vec![s * (product - Expression::Constant(Fr::ONE))]
         });
         if let Some((q, late)) = q {
@@ -195,24 +181,7 @@ impl Circuit<Fr> for Kitchen {
                 vec![s * (m.query_advice(q, cur()) - late * m.query_advice(acc, cur()))]
             });
         }
-        Config {
-            shape,
-            a,
-            b,
-            c,
-            weights,
-            p,
-            h,
-            acc,
-            q,
-            gamma,
-            beta,
-            constant,
-            every,
-            inner,
-            first,
-            public,
-        }
+        Config { shape, a, b, c, weights, p, h, acc, q, gamma, beta, constant, every, inner, first, public }
     }
 
     fn synthesize(&self, config: Config, mut layouter: impl Layouter<Fr>) -> Result<(), Error> {
@@ -259,11 +228,7 @@ impl Circuit<Fr> for Kitchen {
                     let (a, b) = (values.a[row], values.b[row]);
                     let p = if (1..rows - 7).contains(&row) {
                         let folded = gamma.map(|gamma| {
-                            values
-                                .weights
-                                .iter()
-                                .rev()
-                                .fold(Fr::ZERO, |sum, w| sum * gamma + fr(w[row]))
+                            values.weights.iter().rev().fold(Fr::ZERO, |sum, w| sum * gamma + fr(w[row]))
                         });
                         folded.map(|row_sum| {
                             fr(a) * row_sum
@@ -288,11 +253,7 @@ impl Circuit<Fr> for Kitchen {
                     region.assign_advice(config.h, row, h);
                     region.assign_advice(config.acc, row, acc);
                     accs.push(acc);
-                    let public = if config.shape.query_instance && row < 3 {
-                        fr(a)
-                    } else {
-                        Fr::ZERO
-                    };
+                    let public = if config.shape.query_instance && row < 3 { fr(a) } else { Fr::ZERO };
                     acc = acc.zip(p).map(|(acc, p)| acc + p + public);
                 }
                 region.assign_advice(config.acc, rows, acc);
@@ -314,12 +275,7 @@ impl Circuit<Fr> for Kitchen {
 }
 
 /// Whether the stock verifier accepts.
-pub fn verifies(
-    srs: &ParamsKZG<Bn256>,
-    key: &ProvingKey,
-    instances: &[Vec<Fr>],
-    proof: &[u8],
-) -> bool {
+pub fn verifies(srs: &ParamsKZG<Bn256>, key: &ProvingKey, instances: &[Vec<Fr>], proof: &[u8]) -> bool {
     let instances: Vec<&[Fr]> = instances.iter().map(Vec::as_slice).collect();
     let mut transcript = Blake2bRead::<_, G1Affine, Challenge255<_>>::init(proof);
     verify_proof::<KZGCommitmentScheme<Bn256>, VerifierSHPLONK<'_, Bn256>, _, _, _>(
@@ -357,11 +313,7 @@ pub fn publish(
                 .map(|(base, scalar)| base * scalar)
                 .sum::<G1>()
                 .to_affine();
-            lamina_prover::Committed {
-                column: 3 + at,
-                commitment,
-                tail,
-            }
+            lamina_prover::Committed { column: 3 + at, commitment, tail }
         })
         .collect()
 }

@@ -39,9 +39,7 @@ pub struct Cpu {
 
 impl Default for Cpu {
     fn default() -> Self {
-        Cpu {
-            cache_bytes: 2 << 30,
-        }
+        Cpu { cache_bytes: 2 << 30 }
     }
 }
 
@@ -109,9 +107,7 @@ impl CpuKey {
                 Column::Field(_) => Fr::ZERO,
             })
             .sum();
-        let integers = prepared
-            .iter()
-            .any(|term| !matches!(term.column.values, Column::Field(_)));
+        let integers = prepared.iter().any(|term| !matches!(term.column.values, Column::Field(_)));
         let mut out = vec![Fr::ZERO; n];
         const BLOCK: usize = 256;
         out.par_chunks_mut(BLOCK).enumerate().for_each(|(at, out)| {
@@ -258,11 +254,7 @@ impl Weights {
             sum += weight;
             prefix.push(sum);
         }
-        Weights {
-            field,
-            limbs,
-            prefix,
-        }
+        Weights { field, limbs, prefix }
     }
 
     /// `f(w^rotation x) = sum_i f_i L_(i - rotation)(x)`.
@@ -280,9 +272,8 @@ impl Weights {
 
     fn elements(&self, values: &[Fr], shift: usize) -> Fr {
         let (head, rest) = values.split_at(values.len().min(self.field.len() - shift));
-        let product = |values: &[Fr], weights: &[Fr]| -> Fr {
-            values.iter().zip(weights).map(|(v, w)| *v * w).sum()
-        };
+        let product =
+            |values: &[Fr], weights: &[Fr]| -> Fr { values.iter().zip(weights).map(|(v, w)| *v * w).sum() };
         product(head, &self.field[shift..]) + product(rest, &self.field)
     }
 
@@ -351,14 +342,9 @@ impl Backend for Cpu {
                 (ntt.shifts(*g, scale), ntt.shifts(inverse, scale))
             })
             .collect();
-        let vanishing = n_th
-            .iter()
-            .map(|g| (*g - Fr::ONE).invert().unwrap_or(Fr::ZERO))
-            .collect();
+        let vanishing = n_th.iter().map(|g| (*g - Fr::ONE).invert().unwrap_or(Fr::ZERO)).collect();
         let indicator = |on: &dyn Fn(usize) -> bool| {
-            Column::I16(std::sync::Arc::new(
-                (0..n).map(|row| i16::from(on(row))).collect(),
-            ))
+            Column::I16(std::sync::Arc::new((0..n).map(|row| i16::from(on(row))).collect()))
         };
         let omega = omega(k);
         let identity = std::iter::successors(Some(Fr::ONE), |power| Some(*power * omega));
@@ -508,12 +494,7 @@ impl Backend for Cpu {
             .collect()
     }
 
-    fn quotient(
-        &self,
-        key: &CpuKey,
-        columns: &Columns<'_, HostColumn>,
-        identity: &Identity,
-    ) -> Vec<Vec<Fr>> {
+    fn quotient(&self, key: &CpuKey, columns: &Columns<'_, HostColumn>, identity: &Identity) -> Vec<Vec<Fr>> {
         let n = key.n;
         let program = Program::new(identity, n.trailing_zeros(), key.cosets);
         // `None` for slots whose coset values are cached.
@@ -521,17 +502,11 @@ impl Backend for Cpu {
             .slots
             .par_iter()
             .map(|slot| match slot {
-                Slot::Column(source) if source.is_of_key() && key.key_cosets(*source).is_some() => {
-                    None
-                }
-                Slot::Column(source) => {
-                    Some(key.transformed(key.column(columns, *source).to_field()))
-                }
+                Slot::Column(source) if source.is_of_key() && key.key_cosets(*source).is_some() => None,
+                Slot::Column(source) => Some(key.transformed(key.column(columns, *source).to_field())),
                 Slot::Combination(terms) => {
-                    let terms: Vec<_> = terms
-                        .iter()
-                        .map(|(a, c)| (key.column(columns, a.source), a.rotation, *c))
-                        .collect();
+                    let terms: Vec<_> =
+                        terms.iter().map(|(a, c)| (key.column(columns, a.source), a.rotation, *c)).collect();
                     Some(key.transformed(key.linear_combination(&terms)))
                 }
             })
@@ -539,14 +514,11 @@ impl Backend for Cpu {
         let mut buffers: Vec<Vec<Fr>> = program.slots.iter().map(|_| Vec::new()).collect();
         let parts: Vec<Vec<Fr>> = (0..key.cosets)
             .map(|coset| {
-                buffers
-                    .par_iter_mut()
-                    .zip(&coefficients)
-                    .for_each(|(buffer, coefficients)| {
-                        if let Some(coefficients) = coefficients {
-                            key.on_coset(coefficients, coset, buffer);
-                        }
-                    });
+                buffers.par_iter_mut().zip(&coefficients).for_each(|(buffer, coefficients)| {
+                    if let Some(coefficients) = coefficients {
+                        key.on_coset(coefficients, coset, buffer);
+                    }
+                });
                 let slots: Vec<&[Fr]> = program
                     .slots
                     .iter()
@@ -568,9 +540,7 @@ impl Backend for Cpu {
                 );
                 key.ntt.inverse_scaled(&mut part);
                 let shifts = &key.shifts[coset].1;
-                part.par_iter_mut()
-                    .zip(shifts)
-                    .for_each(|(value, shift)| *value *= shift);
+                part.par_iter_mut().zip(shifts).for_each(|(value, shift)| *value *= shift);
                 part
             })
             .collect();

@@ -71,11 +71,7 @@ impl Job<'_> {
             windows * (6 * count as u64 + (27 << (c - 1)))
         };
         let window = (2..=MAX_WINDOW).min_by_key(|c| cost(*c)).unwrap_or(2);
-        Job {
-            scalars,
-            window,
-            windows: if count == 0 { 0 } else { bits.div_ceil(window) as usize },
-        }
+        Job { scalars, window, windows: if count == 0 { 0 } else { bits.div_ceil(window) as usize } }
     }
 
     /// Calls `each(index, digit)` for the nonzero digits at one position.
@@ -162,11 +158,7 @@ fn signed_digit(value: &Limbs, low: u32, c: u32) -> i32 {
         }
     }
     let digit = (bits_at(value, low, c) + carry) as i64;
-    if digit > half as i64 {
-        (digit - (1i64 << c)) as i32
-    } else {
-        digit as i32
-    }
+    if digit > half as i64 { (digit - (1i64 << c)) as i32 } else { digit as i32 }
 }
 
 /// `sum_i scalars[i] * bases[i]` for each list of scalars over the same bases.
@@ -183,9 +175,7 @@ pub(crate) fn multiply(bases: &[G1Affine], lists: &[Scalars<'_>]) -> Vec<G1> {
     let sums: Vec<G1> = tasks
         .par_iter()
         .with_max_len(1)
-        .map_init(Scratch::default, |scratch, &(job, position)| {
-            scratch.window(bases, &jobs[job], position)
-        })
+        .map_init(Scratch::default, |scratch, &(job, position)| scratch.window(bases, &jobs[job], position))
         .collect();
     let mut rest = &sums[..];
     jobs.iter()
@@ -247,20 +237,10 @@ impl Scratch {
             if entry & 1 == 1 { -point } else { point }
         };
         let order = &self.order;
-        round(
-            &mut self.counts,
-            |at| base(order[at]),
-            &mut self.points,
-            &mut self.batch,
-        );
+        round(&mut self.counts, |at| base(order[at]), &mut self.points, &mut self.batch);
         while self.counts.iter().any(|count| *count > 1) {
             let points = &self.points;
-            round(
-                &mut self.counts,
-                |at| points[at],
-                &mut self.next,
-                &mut self.batch,
-            );
+            round(&mut self.counts, |at| points[at], &mut self.next, &mut self.batch);
             std::mem::swap(&mut self.points, &mut self.next);
         }
 
@@ -278,12 +258,7 @@ impl Scratch {
 }
 
 /// Halves every bucket: adds its points in pairs.
-fn round(
-    counts: &mut [u32],
-    point: impl Fn(usize) -> G1Affine,
-    out: &mut Vec<G1Affine>,
-    batch: &mut Batch,
-) {
+fn round(counts: &mut [u32], point: impl Fn(usize) -> G1Affine, out: &mut Vec<G1Affine>, batch: &mut Batch) {
     let total: usize = counts.iter().map(|c| c.div_ceil(2) as usize).sum();
     out.clear();
     out.resize(total, G1Affine::default());
@@ -361,10 +336,7 @@ impl Batch {
             };
             let slope = numerator * inverted;
             let x = slope.square() - left.x - right.x;
-            out[*to] = G1Affine {
-                x,
-                y: slope * (left.x - x) - left.y,
-            };
+            out[*to] = G1Affine { x, y: slope * (left.x - x) - left.y };
         }
         self.pairs.clear();
         self.prefix.clear();
@@ -448,9 +420,8 @@ mod tests {
     fn agrees_with_double_and_add() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         for n in [1usize, 2, 3, 17, 100, 700] {
-            let mut bases: Vec<G1Affine> = (0..n)
-                .map(|_| (G1::generator() * Fr::random(&mut rng)).to_affine())
-                .collect();
+            let mut bases: Vec<G1Affine> =
+                (0..n).map(|_| (G1::generator() * Fr::random(&mut rng)).to_affine()).collect();
             if n > 10 {
                 bases[1] = bases[0];
                 bases[3] = -bases[2];
@@ -464,10 +435,8 @@ mod tests {
                 _ => rng.next_u32() as i32,
             };
             let wide: Vec<i32> = (0..n).map(|_| pick(&mut rng)).collect();
-            let short: Vec<i16> = wide
-                .iter()
-                .map(|v| (*v).clamp(i16::MIN.into(), i16::MAX.into()) as i16)
-                .collect();
+            let short: Vec<i16> =
+                wide.iter().map(|v| (*v).clamp(i16::MIN.into(), i16::MAX.into()) as i16).collect();
             let bytes: Vec<i16> = short.iter().map(|v| v >> 8).collect();
             let mut field: Vec<Fr> = (0..n)
                 .map(|i| match i % 5 {

@@ -21,18 +21,12 @@ pub(crate) struct Ntt {
 }
 
 fn powers(base: Fr, count: usize) -> Vec<Fr> {
-    std::iter::successors(Some(Fr::ONE), |power| Some(*power * base))
-        .take(count)
-        .collect()
+    std::iter::successors(Some(Fr::ONE), |power| Some(*power * base)).take(count).collect()
 }
 
 /// The index with its low `bits` bits reversed.
 pub(crate) fn reverse(index: usize, bits: u32) -> usize {
-    if bits == 0 {
-        0
-    } else {
-        index.reverse_bits() >> (usize::BITS - bits)
-    }
+    if bits == 0 { 0 } else { index.reverse_bits() >> (usize::BITS - bits) }
 }
 
 impl Ntt {
@@ -111,10 +105,7 @@ fn down(values: &mut [Fr], levels: &[Vec<Fr>]) {
             .zip(high.par_chunks_mut(PARALLEL / 4))
             .enumerate()
             .for_each(|(at, (low, high))| pass(low, high, at * (PARALLEL / 4)));
-        rayon::join(
-            || down(low, levels),
-            || down(high, levels),
-        );
+        rayon::join(|| down(low, levels), || down(high, levels));
     } else {
         pass(low, high, 0);
         down(low, levels);
@@ -137,10 +128,7 @@ fn up(values: &mut [Fr], levels: &[Vec<Fr>]) {
         }
     };
     if n >= PARALLEL {
-        rayon::join(
-            || up(low, levels),
-            || up(high, levels),
-        );
+        rayon::join(|| up(low, levels), || up(high, levels));
         low.par_chunks_mut(PARALLEL / 4)
             .zip(high.par_chunks_mut(PARALLEL / 4))
             .enumerate()

@@ -28,17 +28,9 @@ pub(crate) enum Operand {
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
     /// `to = constant + sum_j c_j * operand_j`.
-    Sum {
-        to: usize,
-        constant: Fr,
-        terms: Vec<(Coefficient, Operand)>,
-    },
+    Sum { to: usize, constant: Fr, terms: Vec<(Coefficient, Operand)> },
     /// `to = left * right`.
-    Product {
-        to: usize,
-        left: Operand,
-        right: Operand,
-    },
+    Product { to: usize, left: Operand, right: Operand },
 }
 
 /// A coefficient; most are plus or minus one.
@@ -128,11 +120,7 @@ fn reachable(identity: &Identity) -> Vec<NodeId> {
 }
 
 fn columns_of(form: &Linear) -> HashSet<Source> {
-    form.terms
-        .iter()
-        .map(|(atom, _)| atom.source)
-        .filter(|source| !source.is_of_key())
-        .collect()
+    form.terms.iter().map(|(atom, _)| atom.source).filter(|source| !source.is_of_key()).collect()
 }
 
 /// The columns that are transformed by themselves; all others only occur inside combinations.
@@ -142,9 +130,7 @@ fn columns_of(form: &Linear) -> HashSet<Source> {
 fn choose(forms: &[&Linear], costs: &Costs) -> HashSet<Source> {
     let mut distinct: HashMap<Vec<(Atom, Fr)>, HashSet<Source>> = HashMap::new();
     for form in forms {
-        distinct
-            .entry(normalised(&form.terms).0)
-            .or_insert_with(|| columns_of(form));
+        distinct.entry(normalised(&form.terms).0).or_insert_with(|| columns_of(form));
     }
     let mut single: HashSet<Source> = HashSet::new();
     let mut uses: HashMap<Source, usize> = HashMap::new();
@@ -170,11 +156,7 @@ fn choose(forms: &[&Linear], costs: &Costs) -> HashSet<Source> {
         }
         (cost, alone)
     });
-    candidates
-        .into_iter()
-        .min_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, alone)| alone)
-        .unwrap_or(single)
+    candidates.into_iter().min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, alone)| alone).unwrap_or(single)
 }
 
 /// The terms with the first one's coefficient 1 and rotation 0, that coefficient and that rotation.
@@ -244,12 +226,7 @@ impl Compiler {
         }
     }
 
-    fn sum(
-        &mut self,
-        linear: &Linear,
-        nodes: &[(Fr, NodeId)],
-        uses: &mut HashMap<NodeId, usize>,
-    ) -> Operand {
+    fn sum(&mut self, linear: &Linear, nodes: &[(Fr, NodeId)], uses: &mut HashMap<NodeId, usize>) -> Operand {
         let (mut direct, mut rest): (Vec<_>, Vec<_>) = linear
             .terms
             .iter()
@@ -282,11 +259,7 @@ impl Compiler {
         for (_, node) in nodes {
             self.release(*node, uses);
         }
-        self.ops.push(Op::Sum {
-            to,
-            constant: linear.constant,
-            terms,
-        });
+        self.ops.push(Op::Sum { to, constant: linear.constant, terms });
         Operand::Register(to)
     }
 
@@ -376,17 +349,12 @@ impl Machine {
                     self.spare.extend(a.iter().zip(b).map(|(a, b)| *a * b));
                     std::mem::swap(&mut self.registers[*to], &mut self.spare);
                 }
-                Op::Sum {
-                    to,
-                    constant,
-                    terms,
-                } => {
+                Op::Sum { to, constant, terms } => {
                     let mut target = std::mem::take(&mut self.registers[*to]);
                     target.clear();
                     target.resize(len, *constant);
                     for (c, operand) in terms {
-                        let values =
-                            read(&self.registers, slots, *operand, start, len, &mut self.left);
+                        let values = read(&self.registers, slots, *operand, start, len, &mut self.left);
                         let pairs = target.iter_mut().zip(values);
                         match c {
                             Coefficient::One => pairs.for_each(|(t, v)| *t += v),
@@ -398,14 +366,7 @@ impl Machine {
                 }
             }
         }
-        let result = read(
-            &self.registers,
-            slots,
-            program.result,
-            start,
-            len,
-            &mut self.left,
-        );
+        let result = read(&self.registers, slots, program.result, start, len, &mut self.left);
         for (o, v) in out.iter_mut().zip(result) {
             *o = *v * scale;
         }
