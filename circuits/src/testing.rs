@@ -39,6 +39,39 @@ pub fn tiny_scales() -> Scales {
     }
 }
 
+/// 16-bit scales under which random weights of [`weights`] with bound 32767 and inputs of [`activations`] stay in
+/// range at real shapes (hidden 64 to 4096); what benches use where no trained model is at hand.
+pub fn wide_scales() -> Scales {
+    Scales {
+        act_bits: 16,
+        residual_lo_bits: 9,
+        residual_frac: 12,
+        limb_bits: 15,
+        rsqrt_bits: 38,
+        norm_eps: 1 << 17,
+        norm_shift: 22,
+        qk_shift: 14,
+        v_shift: 14,
+        rope_bits: 14,
+        rope_base: 10000,
+        score_shift: 15,
+        exp_in_bits: 15,
+        exp_frac: 9,
+        exp_out_bits: 15,
+        recip_bits: 36,
+        prob_shift: 21,
+        mix_shift: 15,
+        attn_out_shift: 14,
+        gate_shift: 14,
+        silu_in_bits: 16,
+        gate_frac: 10,
+        silu_frac: 10,
+        up_shift: 14,
+        glu_shift: 14,
+        ffn_out_shift: 14,
+    }
+}
+
 /// The smallest block that has every operation: 4 features, 2 heads over 1, 2 tokens.
 pub fn tiny_params() -> BlockParams {
     params(Shape { hidden: 4, ffn: 3, heads: 2, kv_heads: 1, head_dim: 2 }, 2, 2, 9)
