@@ -12,9 +12,12 @@ pub mod blinding;
 pub mod error;
 pub mod expression;
 pub mod key;
+pub mod link;
 pub mod progress;
 pub mod prove;
+pub mod publish;
 pub mod setup;
+pub mod srs;
 pub mod stock;
 pub mod synthesized;
 
