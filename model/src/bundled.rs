@@ -1,10 +1,6 @@
 //! Small trained models that come with the crate; `assets/*/PROVENANCE.md` says from where.
 
-use crate::{
-    error::ImportError,
-    import::from_safetensors_bytes,
-    model::Model,
-};
+use crate::{error::ImportError, import::from_safetensors_bytes, model::Model};
 
 /// The bundled demonstration model: 4 layers, 0.85 M parameters, trained on English prose.
 ///

@@ -40,9 +40,15 @@ impl Channels {
         }
     }
 
+    /// Sizes per channel. A channel that calibration happened to leave quiet gets the room of the loudest
+    /// tenth of the layer: other texts may wake it.
     pub(crate) fn sizes(&self) -> Vec<Size> {
         let rows = self.rows.max(1) as f64;
-        self.max.iter().zip(&self.roots).map(|(&max, root)| Size { max, typical: (root / rows).powi(2) }).collect()
+        let mut sorted = self.max.clone();
+        sorted.sort_unstable_by(f64::total_cmp);
+        let floor = sorted.get(sorted.len() * 9 / 10).copied().unwrap_or(0.0);
+        let sizes = self.max.iter().zip(&self.roots);
+        sizes.map(|(&max, root)| Size { max: max.max(floor), typical: (root / rows).powi(2) }).collect()
     }
 }
 
@@ -51,6 +57,8 @@ impl Channels {
 pub(crate) struct LayerStats {
     /// Residual stream: input, middle and output.
     pub(crate) stream: [f64; 3],
+    /// Typical magnitude of the input: mean of `sqrt|x|` over the features of each sequence, squared.
+    pub(crate) typical: f64,
     /// Norms: `x / sqrt(v)`.
     pub(crate) norm: [f64; 2],
     /// Rotary pairs of each key head: norms of the query pairs of its group, `[kv_heads * head_dim / 2]`.
@@ -87,6 +95,7 @@ impl LayerStats {
         let kv = shape.kv_heads * shape.head_dim;
         LayerStats {
             stream: [0.0; 3],
+            typical: f64::INFINITY,
             norm: [0.0; 2],
             query: Channels::new(kv / 2),
             key: Channels::new(kv / 2),
@@ -111,6 +120,8 @@ impl LayerStats {
         for (old, values) in self.stream.iter_mut().zip([&trace.x, &trace.middle, &trace.output]) {
             raise(old, values);
         }
+        let roots: f64 = trace.x.iter().map(|x| f64::from(x.abs()).sqrt()).sum();
+        self.typical = self.typical.min((roots / trace.x.len() as f64).powi(2));
         raise(&mut self.norm[0], &trace.norm1);
         raise(&mut self.norm[1], &trace.norm2);
         let pair = |values: &[f32], at: usize| f64::from(values[at]).hypot(f64::from(values[at + hd / 2]));
@@ -179,11 +190,12 @@ impl WeightSizes {
         let ffn = folded(&block.ffn_norm, 1.0);
         let root = (hd as f64).sqrt();
         let row = |w: &Linear, r: usize, fold: &[f64], extra: f64| {
-            spread(w.data[r * w.inputs..][..w.inputs].iter().zip(fold).map(|(&w, f)| f64::from(w) * f * extra))
+            spread(
+                w.data[r * w.inputs..][..w.inputs].iter().zip(fold).map(|(&w, f)| f64::from(w) * f * extra),
+            )
         };
-        let column = |w: &Linear, c: usize| {
-            spread(w.data[c..].iter().step_by(w.inputs).map(|&w| f64::from(w)))
-        };
+        let column =
+            |w: &Linear, c: usize| spread(w.data[c..].iter().step_by(w.inputs).map(|&w| f64::from(w)));
         let join = |sizes: Vec<Size>| {
             let n = sizes.len() as f64;
             let max = sizes.iter().fold(0.0, |max: f64, s| max.max(s.max));

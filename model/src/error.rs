@@ -31,7 +31,9 @@ pub enum ImportError {
         path: PathBuf,
     },
     /// A size exceeds the importer's cap.
-    #[error("{what} is {actual}, above the cap of {limit}: the file is damaged, or too large for this importer")]
+    #[error(
+        "{what} is {actual}, above the cap of {limit}: the file is damaged, or too large for this importer"
+    )]
     TooLarge {
         /// What is too large.
         what: String,
@@ -173,7 +175,9 @@ pub enum TokenizerError {
         source: Cause,
     },
     /// The tokenizer knows ids that the model has no embedding for.
-    #[error("the tokenizer has ids up to {largest}, the model {vocab} embeddings: they do not belong together")]
+    #[error(
+        "the tokenizer has ids up to {largest}, the model {vocab} embeddings: they do not belong together"
+    )]
     Vocabulary {
         /// Largest id of the tokenizer.
         largest: u32,

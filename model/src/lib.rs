@@ -2,18 +2,25 @@
 //!
 //! - [`mod@import`]: safetensors and GGUF files, read as hostile input, into a [`Model`];
 //! - [`bundled()`]: a small trained model that comes with the crate;
-//! - [`forward`]: the float reference, every intermediate value visible.
+//! - [`forward`]: the float reference, every intermediate value visible;
+//! - [`mod@quantise`]: calibration and integer weights, a [`QuantisedModel`];
+//! - [`mod@eval`]: fixed point against float.
 
 pub mod bundled;
+mod calibrate;
 pub mod config;
 pub mod error;
+pub mod eval;
 pub mod forward;
 pub mod import;
 pub mod model;
+pub mod quantise;
 pub mod tokenizer;
 
 pub use bundled::{bundled, bundled_adder};
 pub use config::Config;
+pub use eval::{EvalReport, eval};
 pub use import::import;
 pub use model::Model;
+pub use quantise::{Options, QuantisedModel, quantise, quantise_on_text};
 pub use tokenizer::TextTokenizer;

@@ -74,6 +74,9 @@ impl Model {
             linear.iter().map(|l| l.data.len()).sum::<usize>() + b.attn_norm.len() + b.ffn_norm.len()
         };
         let head = if self.config.tied { 0 } else { self.head.data.len() };
-        self.embedding.data.len() + head + self.final_norm.len() + self.blocks.iter().map(block).sum::<usize>()
+        self.embedding.data.len()
+            + head
+            + self.final_norm.len()
+            + self.blocks.iter().map(block).sum::<usize>()
     }
 }

@@ -39,8 +39,7 @@ impl TextTokenizer {
     /// # Errors
     /// The text holds a symbol that the vocabulary can't express.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding =
-            self.0.encode_fast(text, false).map_err(|source| TokenizerError::Encode { source })?;
+        let encoding = self.0.encode_fast(text, false).map_err(|source| TokenizerError::Encode { source })?;
         Ok(encoding.get_ids().to_vec())
     }
 

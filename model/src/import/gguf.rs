@@ -235,7 +235,9 @@ impl<'a> Gguf<'a> {
         let alignment = match metadata.get("general.alignment") {
             None => 32,
             Some(Value::Unsigned(n)) if n.is_power_of_two() && *n <= 1 << 16 => *n as usize,
-            Some(_) => return Err(malformed("general.alignment", "a power of two up to 65536", "another value")),
+            Some(_) => {
+                return Err(malformed("general.alignment", "a power of two up to 65536", "another value"));
+            }
         };
         let data = bytes.get(cursor.at.next_multiple_of(alignment)..).unwrap_or(&[]);
         let mut tensors = HashMap::with_capacity(directory.len());
@@ -356,9 +358,7 @@ impl<'a> Gguf<'a> {
         if model != "gpt2" {
             return unsupported("tokenizer.ggml.model", model);
         }
-        let byte_level = |use_regex| {
-            json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex})
-        };
+        let byte_level = |use_regex| json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex});
         let before = match self.text("tokenizer.ggml.pre").unwrap_or("gpt-2") {
             "gpt-2" | "default" => vec![byte_level(true)],
             "smollm" => vec![json!({"type": "Digits", "individual_digits": true}), byte_level(true)],
@@ -366,7 +366,8 @@ impl<'a> Gguf<'a> {
                 let words = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}";
                 let rest = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
                 let pattern = json!({"Regex": format!("{words}{rest}")});
-                let split = json!({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false});
+                let split =
+                    json!({"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": false});
                 vec![split, byte_level(false)]
             }
             other => return unsupported("tokenizer.ggml.pre", other),

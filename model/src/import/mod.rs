@@ -183,8 +183,7 @@ fn build(
         Ok::<_, ImportError>(Linear { outputs, inputs, data: Arc::new(data) })
     };
     let embedding = linear(Role::Embedding, config.vocab, hidden)?;
-    let head =
-        if config.tied { embedding.clone() } else { linear(Role::Head, config.vocab, hidden)? };
+    let head = if config.tied { embedding.clone() } else { linear(Role::Head, config.vocab, hidden)? };
     let mut blocks = Vec::with_capacity(config.layers);
     for i in 0..config.layers {
         blocks.push(FloatBlock {

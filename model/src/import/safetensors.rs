@@ -20,8 +20,7 @@ impl<'a> Safetensors<'a> {
 
 impl Tensors for Safetensors<'_> {
     fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ImportError> {
-        let view =
-            self.0.tensor(name).map_err(|_| ImportError::MissingTensor { name: name.to_owned() })?;
+        let view = self.0.tensor(name).map_err(|_| ImportError::MissingTensor { name: name.to_owned() })?;
         if view.shape() != shape {
             return Err(ImportError::TensorShape {
                 name: name.to_owned(),

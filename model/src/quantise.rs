@@ -1,0 +1,702 @@
+//! Floats to integers: one set of power-of-two scales for all layers, chosen from calibration.
+//!
+//! # Where freedom lies
+//!
+//! The residual stream, the gate and the scores have one scale in the whole model. Everywhere else a real
+//! factor per channel goes into one weight matrix and out of the next, so it costs the circuit nothing:
+//!
+//! ```text
+//! rotary pair p of a key head:   alpha_p on the columns of Wq, beta_p on those of Wk,
+//!                                alpha_p * beta_p = 2^(exp_frac + score_shift)
+//! value channel c:               f_c on the column of Wv, 1/f_c on the rows of Wo
+//! feed-forward channel c:        f_c on the column of Wup, 1/f_c on the row of Wdown
+//! ```
+//!
+//! A factor is bounded above by the range of the activations it scales up and by the width of the weights,
+//! and below by the width of the weights that compensate it. Among the shifts for which every channel has
+//! room, those with the least estimated rounding noise win; fewer distinct shifts (fewer lookup tables)
+//! are preferred when the noise stays small.
+
+use std::sync::Arc;
+
+use lamina_circuits::{
+    executor::Site,
+    spec::{BlockSpec, BlockWeights, Matrix, Scales},
+};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::{
+    calibrate::{LayerStats, Size, WeightSizes, folded},
+    config::Config,
+    error::QuantiseError,
+    forward::FloatRun,
+    model::{Linear, Model},
+    tokenizer::TextTokenizer,
+};
+
+/// What the caller chooses.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Options {
+    /// Width of a weight: 8 or 16.
+    pub weight_bits: u32,
+    /// Tokens proved at a time, padding included.
+    pub tokens: usize,
+    /// Room left above the largest calibrated value of each site, in bits (0 to 4).
+    pub headroom_bits: f64,
+    /// Width of the SiLU table's input: each bit less halves the table.
+    pub silu_in_bits: u32,
+    /// Calibrate on a sequence of pseudo-random ids too, for texts unlike the calibration text.
+    pub random_calibration: bool,
+}
+
+impl Options {
+    /// 16-bit weights, one bit of headroom, 16-bit gates.
+    pub fn new(tokens: usize) -> Self {
+        Options { weight_bits: 16, tokens, headroom_bits: 1.0, silu_in_bits: 16, random_calibration: true }
+    }
+}
+
+/// How well a site's range is used by the calibration data.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SiteHeadroom {
+    /// Name of the site, as in the executor's errors.
+    pub site: String,
+    /// Largest magnitude the site may hold.
+    pub limit: f64,
+    /// Largest magnitude calibration saw, in the same integer units.
+    pub largest: f64,
+    /// `log2(limit / largest)`.
+    pub headroom_bits: f64,
+}
+
+/// The per-channel factors of one layer: an integer value is the real one times its factor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChannelFactors {
+    /// Queries (over `sqrt(head_dim)`), per rotary pair of each key head, `[kv_heads * head_dim / 2]`.
+    pub query: Vec<f64>,
+    /// Keys, per rotary pair, `[kv_heads * head_dim / 2]`.
+    pub key: Vec<f64>,
+    /// Values, `[kv_heads * head_dim]`.
+    pub value: Vec<f64>,
+    /// Mixed values, per value channel, `[kv_heads * head_dim]`.
+    pub mix: Vec<f64>,
+    /// Up projection, `[ffn]`.
+    pub up: Vec<f64>,
+    /// `silu(gate) * up`, `[ffn]`.
+    pub glu: Vec<f64>,
+}
+
+/// A model in integers, ready for the executor and the circuit.
+#[derive(Clone, Debug)]
+pub struct QuantisedModel {
+    /// Hyperparameters of the model it came from.
+    pub config: Config,
+    /// Shape and scales of every block.
+    pub spec: BlockSpec,
+    /// Integer weights, first block to last.
+    pub blocks: Vec<BlockWeights>,
+    /// Factors that turn each layer's integers back into reals.
+    pub factors: Vec<ChannelFactors>,
+    /// Embedding at the scale of the residual stream, `[vocab, hidden]`.
+    pub embedding: Arc<Vec<i32>>,
+    /// Gain of the last norm, in floats.
+    pub final_norm: Vec<f32>,
+    /// Head, in floats, `[vocab, hidden]`.
+    pub head: Linear,
+    /// Use of each site's range in calibration.
+    pub headroom: Vec<SiteHeadroom>,
+    /// Tokenizer, if the model came with one.
+    pub tokenizer: Option<TextTokenizer>,
+}
+
+/// Fractional bits of attention weights: a weight of 1 must fit 16 signed bits.
+const PROB_FRAC: u32 = 14;
+/// Width of activations.
+const ACT_BITS: u32 = 16;
+/// Low limb of the residual stream.
+const RESIDUAL_LO_BITS: u32 = 9;
+/// Limb width of wide remainders.
+const LIMB_BITS: u32 = 15;
+/// Widest remainder of a requantised product.
+const MAX_SHIFT: u32 = 15;
+/// Further room of sites that are scaled channel by channel: each channel's largest value is seen less often
+/// than the largest of the site.
+const CHANNEL_ROOM: f64 = 2.0;
+/// Estimated relative noise variance below which fewer distinct shifts are preferred to less noise.
+const QUIET: f64 = 1.0 / (1u64 << 20) as f64;
+
+/// Variance of rounding to integers, relative to values of `magnitude`.
+fn noise(magnitude: f64) -> f64 {
+    1.0 / (12.0 * magnitude * magnitude).max(1e-30)
+}
+
+fn pow2(exponent: i64) -> f64 {
+    (exponent as f64).exp2()
+}
+
+/// Largest `e` with `value * 2^e <= limit`.
+fn room(value: f64, limit: f64) -> i64 {
+    (limit / value.max(1e-30)).log2().floor() as i64
+}
+
+/// The scales that don't depend on a choice of shifts.
+struct Base {
+    /// Largest calibrated activation of a channel, in integers.
+    act: f64,
+    /// Largest weight.
+    weight: f64,
+    norm_frac: u32,
+    residual_frac: u32,
+    gate_frac: u32,
+    exp_frac: u32,
+}
+
+/// What one layer's channels allow and need.
+struct Layer {
+    stats: LayerStats,
+    weights: WeightSizes,
+}
+
+/// Bounds of a factor and the two noise coefficients: noise is `a / f^2 + b f^2`.
+#[derive(Clone, Copy)]
+struct Factor {
+    low: f64,
+    high: f64,
+    a: f64,
+    b: f64,
+    energy: f64,
+}
+
+impl Factor {
+    /// The quietest factor within the bounds.
+    fn best(&self) -> f64 {
+        let ideal = if self.b > 0.0 { (self.a / self.b).powf(0.25) } else { self.high };
+        ideal.min(self.high).max(self.low)
+    }
+
+    fn noise(&self) -> f64 {
+        let f2 = self.best().powi(2);
+        self.a / f2 + self.b * f2
+    }
+}
+
+/// Energy-weighted noise of a layer's factors, or none when a channel has no room.
+fn layer_noise(factors: impl Iterator<Item = Factor>) -> Option<f64> {
+    let (mut total, mut energy) = (0.0, 0.0);
+    for factor in factors {
+        if factor.low > factor.high {
+            return None;
+        }
+        if factor.energy > 0.0 {
+            total += factor.noise() * factor.energy;
+            energy += factor.energy;
+        }
+    }
+    Some(if energy > 0.0 { total / energy } else { 0.0 })
+}
+
+/// Mean over the layers, or none when one has no room.
+fn mean_noise(layers: &[Layer], f: impl Fn(&Layer) -> Option<f64> + Sync + Send) -> Option<f64> {
+    let all: Option<Vec<f64>> = layers.par_iter().map(f).collect();
+    all.map(|all| all.iter().sum::<f64>() / all.len() as f64)
+}
+
+/// `1 / magnitude^2 / 12`, 0 for channels without signal.
+fn coefficient(magnitude: f64) -> f64 {
+    if magnitude > 0.0 { noise(magnitude) } else { 0.0 }
+}
+
+fn capped(limit: f64, value: f64) -> f64 {
+    if value > 0.0 { limit / value } else { 1e30 }
+}
+
+impl Base {
+    /// Factors of queries, one per rotary pair: `alpha`, with `beta = product / alpha`.
+    fn query_factors(&self, layer: &Layer, qk_shift: u32, product: f64) -> Vec<Factor> {
+        let to_weight = pow2(i64::from(qk_shift) - i64::from(self.norm_frac));
+        let (query, key) = (layer.stats.query.sizes(), layer.stats.key.sizes());
+        (0..query.len())
+            .map(|p| {
+                let (wq, wk) = (layer.weights.q[p], layer.weights.k[p]);
+                let high = capped(self.act, query[p].max).min(capped(self.weight, wq.max * to_weight));
+                let beta = capped(self.act, key[p].max).min(capped(self.weight, wk.max * to_weight));
+                Factor {
+                    low: product / beta,
+                    high,
+                    // Queries and keys are rounded twice, before and after the rotation.
+                    a: 2.0 * coefficient(query[p].typical) + coefficient(wq.typical * to_weight),
+                    b: (2.0 * coefficient(key[p].typical) + coefficient(wk.typical * to_weight))
+                        / product.powi(2),
+                    energy: (query[p].typical * key[p].typical).powi(2),
+                }
+            })
+            .collect()
+    }
+
+    /// Factors of values, one per channel.
+    fn value_factors(&self, layer: &Layer, v_shift: u32, mix_shift: u32, out_shift: u32) -> Vec<Factor> {
+        let to_weight = pow2(i64::from(v_shift) - i64::from(self.norm_frac));
+        let to_mix = pow2(i64::from(PROB_FRAC) - i64::from(mix_shift));
+        let to_out = pow2(i64::from(self.residual_frac + out_shift)) / to_mix;
+        let (value, mix) = (layer.stats.value.sizes(), layer.stats.mix.sizes());
+        (0..value.len())
+            .map(|c| {
+                let (wv, wo) = (layer.weights.v[c], layer.weights.o[c]);
+                let act = capped(self.act, value[c].max).min(capped(self.act, mix[c].max * to_mix));
+                Factor {
+                    low: wo.max * to_out / self.weight,
+                    high: act.min(capped(self.weight, wv.max * to_weight)),
+                    a: coefficient(value[c].typical)
+                        + coefficient(mix[c].typical * to_mix)
+                        + coefficient(wv.typical * to_weight),
+                    b: coefficient(wo.typical * to_out),
+                    energy: (mix[c].typical * wo.typical).powi(2),
+                }
+            })
+            .collect()
+    }
+
+    /// Factors of the up projection, one per feed-forward channel.
+    fn up_factors(&self, sizes: &FfnSizes, layer: &Layer, shifts: [u32; 3]) -> Vec<Factor> {
+        let [up_shift, glu_shift, out_shift] = shifts;
+        let to_weight = pow2(i64::from(up_shift) - i64::from(self.norm_frac));
+        let to_glu = pow2(i64::from(self.gate_frac) - i64::from(glu_shift));
+        let to_out = pow2(i64::from(self.residual_frac + out_shift)) / to_glu;
+        (0..sizes.up.len())
+            .map(|c| {
+                let (up, glu) = (sizes.up[c], sizes.glu[c]);
+                let (wu, wd) = (layer.weights.up[c], layer.weights.down[c]);
+                let act = capped(self.act, up.max).min(capped(self.act, glu.max * to_glu));
+                Factor {
+                    low: wd.max * to_out / self.weight,
+                    high: act.min(capped(self.weight, wu.max * to_weight)),
+                    a: coefficient(up.typical)
+                        + coefficient(glu.typical * to_glu)
+                        + coefficient(wu.typical * to_weight),
+                    b: coefficient(wd.typical * to_out),
+                    energy: (glu.typical * wd.typical).powi(2),
+                }
+            })
+            .collect()
+    }
+}
+
+/// Sizes of one layer's feed-forward channels, computed once for the whole search.
+struct FfnSizes {
+    up: Vec<Size>,
+    glu: Vec<Size>,
+}
+
+/// The shifts of a model.
+#[derive(Clone, Copy, Debug, Default)]
+struct Shifts {
+    qk: u32,
+    score: u32,
+    v: u32,
+    attn_out: u32,
+    gate: u32,
+    up: u32,
+    glu: u32,
+    ffn_out: u32,
+    mix: u32,
+    rope: u32,
+}
+
+/// Keeps the quieter of two choices.
+fn keep<T>(best: &mut Option<(f64, T)>, noise: f64, choice: T) {
+    if best.as_ref().is_none_or(|(least, _)| noise < *least) {
+        *best = Some((noise, choice));
+    }
+}
+
+/// The quietest shifts among those allowed, with the noise of each site, or the site that has no room.
+fn search(
+    base: &Base,
+    layers: &[Layer],
+    ffn: &[FfnSizes],
+    allowed: &[u32],
+) -> Result<([f64; 4], Shifts), (&'static str, f64)> {
+    let mut shifts = Shifts::default();
+    // Rotary factors and attention weights have 14 fractional bits if they may.
+    shifts.rope = allowed.iter().copied().filter(|s| *s <= PROB_FRAC).max().unwrap_or(PROB_FRAC);
+    shifts.mix = shifts.rope;
+
+    let mut best = None;
+    for &qk in allowed {
+        for &score in allowed {
+            let product = pow2(i64::from(base.exp_frac + score));
+            let noise = mean_noise(layers, |l| layer_noise(base.query_factors(l, qk, product).into_iter()));
+            if let Some(noise) = noise {
+                keep(&mut best, noise, (qk, score));
+            }
+        }
+    }
+    let (qk_noise, (qk, score)) = best.ok_or(("query", largest(layers, |l| l.stats.score)))?;
+
+    let mut best = None;
+    for &v in allowed {
+        for &out in allowed {
+            let noise =
+                mean_noise(layers, |l| layer_noise(base.value_factors(l, v, shifts.mix, out).into_iter()));
+            if let Some(noise) = noise {
+                keep(&mut best, noise, (v, out));
+            }
+        }
+    }
+    let value_max = |l: &Layer| l.stats.value.sizes().iter().fold(0.0, |max: f64, s| max.max(s.max));
+    let (v_noise, (v, attn_out)) = best.ok_or(("value", largest(layers, value_max)))?;
+
+    let gate_max = largest(layers, |l| l.weights.gate.max);
+    let to_gate = |shift: u32| pow2(i64::from(base.gate_frac + shift) - i64::from(base.norm_frac));
+    let gate = allowed.iter().copied().filter(|s| gate_max * to_gate(*s) <= base.weight).max();
+    let gate = gate.ok_or(("gate", gate_max))?;
+    let gates = layers.iter().map(|l| noise(l.weights.gate.typical * to_gate(gate)));
+    let gate_noise = gates.sum::<f64>() / layers.len() as f64;
+
+    let mut best = None;
+    for &up in allowed {
+        for &glu in allowed {
+            for &out in allowed {
+                let pairs: Vec<(&Layer, &FfnSizes)> = layers.iter().zip(ffn).collect();
+                let all: Option<Vec<f64>> = pairs
+                    .par_iter()
+                    .map(|(l, sizes)| layer_noise(base.up_factors(sizes, l, [up, glu, out]).into_iter()))
+                    .collect();
+                if let Some(all) = all {
+                    keep(&mut best, all.iter().sum::<f64>() / all.len() as f64, (up, glu, out));
+                }
+            }
+        }
+    }
+    let glu_max = |l: &Layer| l.stats.glu.sizes().iter().fold(0.0, |max: f64, s| max.max(s.max));
+    let (up_noise, (up, glu, ffn_out)) = best.ok_or(("glu", largest(layers, glu_max)))?;
+    Ok((
+        [qk_noise, v_noise, gate_noise, up_noise],
+        Shifts { qk, score, v, attn_out, gate, up, glu, ffn_out, ..shifts },
+    ))
+}
+
+fn largest(layers: &[Layer], f: impl Fn(&Layer) -> f64) -> f64 {
+    layers.iter().map(f).fold(0.0, f64::max)
+}
+
+/// Shifts with few distinct values whose noise is small, or close to the least possible.
+fn choose_shifts(base: &Base, layers: &[Layer]) -> Result<Shifts, QuantiseError> {
+    let ffn: Vec<FfnSizes> =
+        layers.iter().map(|l| FfnSizes { up: l.stats.up.sizes(), glu: l.stats.glu.sizes() }).collect();
+    let every: Vec<u32> = (1..=MAX_SHIFT).collect();
+    let (least, free) = search(base, layers, &ffn, &every)
+        .map_err(|(site, largest)| QuantiseError::NoScales { site, largest })?;
+    let acceptable =
+        |noise: &[f64; 4]| noise.iter().zip(&least).all(|(noise, least)| *noise <= (2.0 * least).max(QUIET));
+    let mut sets: Vec<Vec<u32>> = (8..=PROB_FRAC).rev().map(|s| vec![s]).collect();
+    for high in (2..=PROB_FRAC).rev() {
+        sets.extend((1..high).rev().map(|low| vec![high, low]));
+    }
+    for middle in (2..PROB_FRAC).rev() {
+        sets.extend((1..middle).rev().map(|low| vec![PROB_FRAC, middle, low]));
+    }
+    for set in sets {
+        match search(base, layers, &ffn, &set) {
+            Ok((noise, shifts)) if acceptable(&noise) => return Ok(shifts),
+            _ => {}
+        }
+    }
+    Ok(free)
+}
+
+/// Pseudo-random ids, the same on every machine.
+fn random_ids(count: usize, vocab: usize) -> Vec<u32> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    (0..count)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 33) % vocab as u64) as u32
+        })
+        .collect()
+}
+
+/// Runs the float model over the calibration sequences, each padded to `tokens`.
+fn calibrate(model: &Model, ids: &[u32], options: &Options) -> Result<Vec<Layer>, QuantiseError> {
+    let config = &model.config;
+    let mut sequences: Vec<Vec<u32>> = ids.chunks(options.tokens).map(<[u32]>::to_vec).collect();
+    if sequences.is_empty() {
+        sequences.push(Vec::new());
+    }
+    if options.random_calibration {
+        sequences.push(random_ids(options.tokens.div_ceil(2), config.vocab));
+    }
+    let mut stats: Vec<LayerStats> = model.blocks.iter().map(|_| LayerStats::new(config)).collect();
+    for mut sequence in sequences {
+        sequence.resize(options.tokens, config.pad_id);
+        let mut run = FloatRun::new(model, &sequence)?;
+        for (index, stats) in stats.iter_mut().enumerate() {
+            stats.add(config, &run.layer(index)?);
+        }
+    }
+    let layers = stats.into_iter().zip(&model.blocks);
+    Ok(layers.map(|(stats, block)| Layer { stats, weights: WeightSizes::new(config, block) }).collect())
+}
+
+/// Integer weights `round(w[j][k] * input[k] * output[j])`, transposed to `[inputs, outputs]`.
+fn integers(w: &Linear, input: impl Fn(usize) -> f64 + Sync, output: impl Fn(usize) -> f64 + Sync) -> Matrix {
+    let mut data = vec![0i16; w.data.len()];
+    data.par_chunks_mut(w.outputs).enumerate().for_each(|(k, row)| {
+        let scale = input(k);
+        for (j, out) in row.iter_mut().enumerate() {
+            // In range by the bounds of the factors; the cast would saturate.
+            *out = (f64::from(w.data[j * w.inputs + k]) * scale * output(j)).round() as i16;
+        }
+    });
+    Matrix { rows: w.inputs, cols: w.outputs, data: Arc::new(data) }
+}
+
+fn check_options(options: &Options, config: &Config) -> Result<(), QuantiseError> {
+    let fail = |option, expected, actual: String| Err(QuantiseError::Option { option, expected, actual });
+    if ![8, 16].contains(&options.weight_bits) {
+        return fail("weight_bits", "8 or 16", options.weight_bits.to_string());
+    }
+    if options.tokens == 0 || options.tokens > config.context.min(1 << 12) {
+        return fail("tokens", "1 to the model's context, at most 4096", options.tokens.to_string());
+    }
+    if !(0.0..=4.0).contains(&options.headroom_bits) {
+        return fail("headroom_bits", "0 to 4", options.headroom_bits.to_string());
+    }
+    if !(8..=ACT_BITS).contains(&options.silu_in_bits) {
+        return fail("silu_in_bits", "8 to 16", options.silu_in_bits.to_string());
+    }
+    Ok(())
+}
+
+/// Quantises a model, calibrated on a text.
+///
+/// # Errors
+/// As [`quantise`]; the model must have a tokenizer.
+pub fn quantise_on_text(
+    model: &Model,
+    text: &str,
+    options: &Options,
+) -> Result<QuantisedModel, QuantiseError> {
+    quantise(model, &model.tokenizer()?.encode(text)?, options)
+}
+
+/// Quantises a model, calibrated on token ids (cut into sequences of `options.tokens`, the last one padded).
+///
+/// ```text
+/// W_int[k][j] = round(W[j][k] * gain_k * sqrt(hidden) * factor_j * 2^(shift - norm_frac))
+/// ```
+///
+/// # Errors
+/// An option out of range, ids that the model does not know, or a model whose values fit no scales that
+/// the circuit can prove.
+pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<QuantisedModel, QuantiseError> {
+    let config = &model.config;
+    check_options(options, config)?;
+    let layers = calibrate(model, ids, options)?;
+    let margin = pow2(0) / options.headroom_bits.exp2();
+    let act = ((1u64 << (ACT_BITS - 1)) - 1) as f64 * margin;
+
+    let embedding_max = model.embedding.data.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+    let stream_max = largest(&layers, |l| l.stats.stream.into_iter().fold(0.0, f64::max));
+    let stream_max = stream_max.max(f64::from(embedding_max));
+    let stream_limit = ((1u64 << (ACT_BITS + RESIDUAL_LO_BITS - 1)) - 1) as f64;
+    let no_scales = |site, largest| QuantiseError::NoScales { site, largest };
+    let frac = |site, largest: f64, limit: f64, most: i64| {
+        let bits = room(largest, limit).min(most);
+        if bits < 0 { Err(no_scales(site, largest)) } else { Ok(bits as u32) }
+    };
+    // Finer than a 4096th of a typical value would only cost the products that are added to the stream.
+    let typical = layers.iter().fold(f64::INFINITY, |least, l| least.min(l.stats.typical));
+    let useful = (4096.0 / typical.max(1e-9)).log2().ceil().clamp(0.0, 20.0) as i64;
+    let mut residual_frac = frac("input", stream_max, stream_limit * margin, useful)?;
+    // |x| <= sqrt(v): 15 bits can only overflow when one feature is the whole vector.
+    let norm_max = largest(&layers, |l| l.stats.norm[0].max(l.stats.norm[1]));
+    let norm_frac = if norm_max < 0.995 { 15 } else { 14 };
+    let gate_max = largest(&layers, |l| l.stats.gate);
+    let silu_limit = ((1u64 << (options.silu_in_bits - 1)) - 1) as f64;
+    let gate_frac = frac("gate", gate_max, silu_limit * margin, 14)?;
+    let distance = largest(&layers, |l| l.stats.distance.max(l.stats.masked).max(l.stats.score));
+    let exp_frac = frac("score-distance", distance, act, 14)?;
+
+    let weight = f64::from((1i32 << (options.weight_bits - 1)) - 1);
+    // Narrow weights can be too coarse to write a fine stream: then the stream gets coarser.
+    let (base, shifts) = loop {
+        let base = Base { act: act / CHANNEL_ROOM, weight, norm_frac, residual_frac, gate_frac, exp_frac };
+        match choose_shifts(&base, &layers) {
+            Ok(shifts) => break (base, shifts),
+            Err(error) if residual_frac == 0 => return Err(error),
+            Err(_) => residual_frac -= 1,
+        }
+    };
+
+    let hidden = config.shape.hidden as f64;
+    let norm_eps = (config.rms_eps * hidden * pow2(2 * i64::from(residual_frac))).round().max(1.0) as u64;
+    // s <= 2^A / sqrt(eps) must stay below 2^30: the static bound of the circuit.
+    let rsqrt_bits = (2 * LIMB_BITS - 1 + norm_eps.ilog2() / 2).min(28 + norm_frac);
+    let norm_shift = rsqrt_bits - norm_frac;
+
+    // One width for the wide remainders of norms and attention weights; R must fit 30 bits.
+    let exp_out_bits = 15;
+    let prob_shift = norm_shift.clamp(16, 28);
+    let scales = Scales {
+        act_bits: ACT_BITS,
+        residual_lo_bits: RESIDUAL_LO_BITS,
+        residual_frac,
+        limb_bits: LIMB_BITS,
+        rsqrt_bits,
+        norm_eps,
+        norm_shift,
+        qk_shift: shifts.qk,
+        v_shift: shifts.v,
+        rope_bits: shifts.rope,
+        rope_base: config.rope_base,
+        score_shift: shifts.score,
+        exp_in_bits: ACT_BITS - 1,
+        exp_frac,
+        exp_out_bits,
+        recip_bits: prob_shift + PROB_FRAC,
+        prob_shift,
+        mix_shift: shifts.mix,
+        attn_out_shift: shifts.attn_out,
+        gate_shift: shifts.gate,
+        silu_in_bits: options.silu_in_bits,
+        gate_frac,
+        silu_frac: gate_frac,
+        up_shift: shifts.up,
+        glu_shift: shifts.glu,
+        ffn_out_shift: shifts.ffn_out,
+    };
+    let spec = BlockSpec {
+        shape: config.shape.clone(),
+        scales,
+        weight_bits: options.weight_bits,
+        tokens: options.tokens,
+    };
+    spec.check()?;
+
+    let factors: Vec<ChannelFactors> = layers.iter().map(|l| channel_factors(&base, &shifts, l)).collect();
+    let blocks = (0..layers.len()).map(|i| integer_block(model, i, &base, &shifts, &factors[i])).collect();
+    let headroom = headroom(&spec, &layers, &factors, f64::from(embedding_max));
+    let unit = pow2(i64::from(residual_frac));
+    let embedding = model.embedding.data.iter().map(|&e| (f64::from(e) * unit).round() as i32).collect();
+    Ok(QuantisedModel {
+        config: config.clone(),
+        spec,
+        blocks,
+        factors,
+        embedding: Arc::new(embedding),
+        final_norm: model.final_norm.clone(),
+        head: model.head.clone(),
+        headroom,
+        tokenizer: model.tokenizer.clone(),
+    })
+}
+
+/// The factors of a layer under the chosen shifts.
+fn channel_factors(base: &Base, shifts: &Shifts, layer: &Layer) -> ChannelFactors {
+    let product = pow2(i64::from(base.exp_frac + shifts.score));
+    let pick = |factors: Vec<Factor>| -> Vec<f64> { factors.iter().map(Factor::best).collect() };
+    let query = pick(base.query_factors(layer, shifts.qk, product));
+    let value = pick(base.value_factors(layer, shifts.v, shifts.mix, shifts.attn_out));
+    let sizes = FfnSizes { up: layer.stats.up.sizes(), glu: layer.stats.glu.sizes() };
+    let up = pick(base.up_factors(&sizes, layer, [shifts.up, shifts.glu, shifts.ffn_out]));
+    let to_mix = pow2(i64::from(PROB_FRAC) - i64::from(shifts.mix));
+    let to_glu = pow2(i64::from(base.gate_frac) - i64::from(shifts.glu));
+    ChannelFactors {
+        key: query.iter().map(|alpha| product / alpha).collect(),
+        mix: value.iter().map(|f| f * to_mix).collect(),
+        glu: up.iter().map(|f| f * to_glu).collect(),
+        query,
+        value,
+        up,
+    }
+}
+
+/// The integer weights of block `index`.
+fn integer_block(
+    model: &Model,
+    index: usize,
+    base: &Base,
+    shifts: &Shifts,
+    factors: &ChannelFactors,
+) -> BlockWeights {
+    let (block, shape) = (&model.blocks[index], &model.config.shape);
+    let (hd, group) = (shape.head_dim, shape.heads / shape.kv_heads);
+    let from_norm = |shift: u32| pow2(i64::from(shift) - i64::from(base.norm_frac));
+    let to_stream = |shift: u32| pow2(i64::from(base.residual_frac + shift));
+    let query_in = folded(&block.attn_norm, from_norm(shifts.qk) / (hd as f64).sqrt());
+    let key_in = folded(&block.attn_norm, from_norm(shifts.qk));
+    let value_in = folded(&block.attn_norm, from_norm(shifts.v));
+    let gate_in = folded(&block.ffn_norm, from_norm(shifts.gate) * pow2(i64::from(base.gate_frac)));
+    let up_in = folded(&block.ffn_norm, from_norm(shifts.up));
+    let pair = |feature: usize, members: usize| feature / hd / members * (hd / 2) + feature % (hd / 2);
+    let value_channel = |feature: usize| feature / hd / group * hd + feature % hd;
+    let (out, down) = (to_stream(shifts.attn_out), to_stream(shifts.ffn_out));
+    BlockWeights {
+        q: integers(&block.q, |k| query_in[k], |j| factors.query[pair(j, group)]),
+        k: integers(&block.k, |k| key_in[k], |j| factors.key[pair(j, 1)]),
+        v: integers(&block.v, |k| value_in[k], |j| factors.value[j]),
+        o: integers(&block.o, |k| out / factors.mix[value_channel(k)], |_| 1.0),
+        gate: integers(&block.gate, |k| gate_in[k], |_| 1.0),
+        up: integers(&block.up, |k| up_in[k], |j| factors.up[j]),
+        down: integers(&block.down, |k| down / factors.glu[k], |_| 1.0),
+    }
+}
+
+/// Use of each site's range by the calibration data.
+fn headroom(
+    spec: &BlockSpec,
+    layers: &[Layer],
+    factors: &[ChannelFactors],
+    embedding_max: f64,
+) -> Vec<SiteHeadroom> {
+    let c = &spec.scales;
+    let act = f64::from((1i32 << (c.act_bits - 1)) - 1);
+    let stream = f64::from((1i32 << (c.act_bits + c.residual_lo_bits - 1)) - 1);
+    let unit = pow2(i64::from(c.residual_frac));
+    let channels = |pick: &dyn Fn(&LayerStats, &ChannelFactors) -> (Vec<Size>, Vec<f64>)| {
+        let all = layers.iter().zip(factors).map(|(l, f)| {
+            let (sizes, factors) = pick(&l.stats, f);
+            sizes.iter().zip(factors).fold(0.0, |max: f64, (s, f)| max.max(s.max * f))
+        });
+        all.fold(0.0, f64::max)
+    };
+    let over = |f: &dyn Fn(&LayerStats) -> f64| largest(layers, |l| f(&l.stats));
+    let distance_unit = pow2(i64::from(c.exp_frac));
+    let norm_unit = pow2(i64::from(c.rsqrt_bits - c.norm_shift));
+    let gate_unit = pow2(i64::from(c.gate_frac));
+    let silu_unit = pow2(i64::from(c.silu_frac));
+    let silu_limit = f64::from((1i32 << (c.silu_in_bits - 1)) - 1);
+    let distance_limit = f64::from((1i32 << c.exp_in_bits) - 1);
+    let query = channels(&|s, f| (s.query.sizes(), f.query.clone()));
+    let key = channels(&|s, f| (s.key.sizes(), f.key.clone()));
+    [
+        (Site::Input, stream, over(&|s| s.stream[0]).max(embedding_max) * unit),
+        (Site::AttnNorm, act, over(&|s| s.norm[0]) * norm_unit),
+        (Site::Query, act, query),
+        (Site::Key, act, key),
+        (Site::Value, act, channels(&|s, f| (s.value.sizes(), f.value.clone()))),
+        (Site::QueryRotary, act, query),
+        (Site::KeyRotary, act, key),
+        (Site::Score, act, over(&|s| s.score) * distance_unit),
+        (Site::ScoreDistance, distance_limit, over(&|s| s.distance.max(s.masked)) * distance_unit),
+        (Site::Probability, act, pow2(i64::from(PROB_FRAC))),
+        (Site::Mix, act, channels(&|s, f| (s.mix.sizes(), f.mix.clone()))),
+        (Site::Middle, stream, over(&|s| s.stream[1]) * unit),
+        (Site::FfnNorm, act, over(&|s| s.norm[1]) * norm_unit),
+        (Site::Gate, silu_limit, over(&|s| s.gate) * gate_unit),
+        (Site::Up, act, channels(&|s, f| (s.up.sizes(), f.up.clone()))),
+        (Site::Silu, act, over(&|s| s.silu) * silu_unit),
+        (Site::Glu, act, channels(&|s, f| (s.glu.sizes(), f.glu.clone()))),
+        (Site::Output, stream, over(&|s| s.stream[2]) * unit),
+    ]
+    .into_iter()
+    .map(|(site, limit, largest)| SiteHeadroom {
+        site: site.to_string(),
+        limit,
+        largest,
+        headroom_bits: (limit / largest.max(1e-9)).log2(),
+    })
+    .collect()
+}
