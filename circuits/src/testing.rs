@@ -41,7 +41,9 @@ pub fn tiny_scales() -> Scales {
 
 /// 16-bit scales under which random weights of [`weights`] with bound 32767 and inputs of [`activations`] stay in
 /// range at real shapes (hidden 64 to 4096); what benches use where no trained model is at hand.
-pub fn wide_scales() -> Scales {
+pub fn wide_scales(hidden: usize) -> Scales {
+    // Normalised features of about 2^11: 2^(38 - shift) / sqrt(hidden).
+    let norm_shift = 27 - (hidden.ilog2() + 1) / 2;
     Scales {
         act_bits: 16,
         residual_lo_bits: 9,
@@ -49,7 +51,7 @@ pub fn wide_scales() -> Scales {
         limb_bits: 15,
         rsqrt_bits: 38,
         norm_eps: 1 << 17,
-        norm_shift: 22,
+        norm_shift,
         qk_shift: 14,
         v_shift: 14,
         rope_bits: 14,
@@ -59,8 +61,8 @@ pub fn wide_scales() -> Scales {
         exp_frac: 9,
         exp_out_bits: 15,
         recip_bits: 36,
-        prob_shift: 21,
-        mix_shift: 15,
+        prob_shift: 22,
+        mix_shift: 14,
         attn_out_shift: 14,
         gate_shift: 14,
         silu_in_bits: 16,
