@@ -10,7 +10,6 @@
 
 use std::ops::{Add, Mul, Neg, Sub};
 
-use ff::Field;
 use halo2_proofs::plonk::Expression;
 
 use crate::{Fr, spec::BlockSpec, tables::Table};
@@ -41,9 +40,11 @@ pub fn int<E: Algebra>(v: i128) -> E {
     E::constant(if v < 0 { -magnitude } else { magnitude })
 }
 
-/// `2^bits`.
+/// `2^bits`, `bits < 252`.
 pub fn pow2<E: Algebra>(bits: u32) -> E {
-    E::constant(Fr::from(2).pow_vartime([u64::from(bits)]))
+    let mut limbs = [0u64; 4];
+    limbs[(bits / 64) as usize] = 1 << (bits % 64);
+    E::constant(Fr::from_raw(limbs))
 }
 
 /// `e^n`, `n >= 1`, by squaring (equal subexpressions stay equal, so evaluators can share them).
