@@ -16,8 +16,10 @@ use lamina_circuits::{
     witness::{Column, Witness},
 };
 
+use rayon::prelude::*;
+
 use crate::{
-    backend::{Backend, Columns, Combination, Setup},
+    backend::{Backend, Columns, Combination, Setup, Table},
     blinding::{Blinding, Stream, wipe},
     error::{ProveError, SetupError},
     expression::{Identity, Node, Source, source_of},
@@ -60,6 +62,8 @@ pub struct Prover<'a, B: Backend> {
     bases: Bases,
     tau_g2: G2Affine,
     loaded: B::Key,
+    /// Multiples of the blinding rows' bases.
+    rows: Table,
 }
 
 /// How many random coefficients the vanishing argument's random polynomial has.
@@ -103,7 +107,8 @@ impl<'a, B: Backend> Prover<'a, B> {
             fixed: &pk.fixed,
             sigma: &pk.sigma,
         });
-        Ok(Prover { key: pk, backend, bases, tau_g2, loaded })
+        let rows = Table::new(&bases.lagrange[pk.usable_rows()..]);
+        Ok(Prover { key: pk, backend, bases, tau_g2, loaded, rows })
     }
 
     /// Adds `[tau^n]`, checked by a pairing.
@@ -449,14 +454,13 @@ impl<B: Backend> Run<'_, '_, B> {
             indices.push(index);
         }
         stream.skip(count);
-        let commitments: Vec<G1Affine> = committed
-            .iter()
+        let shifted: Vec<G1> = committed
+            .par_iter()
             .zip(&deltas)
-            .map(|(one, delta)| {
-                let shift = prover.bases.lagrange_rows(usable, delta);
-                (G1::from(one.commitment) + shift).to_affine()
-            })
+            .map(|(one, delta)| G1::from(one.commitment) + prover.rows.multiply(delta))
             .collect();
+        let mut commitments = vec![G1Affine::default(); shifted.len()];
+        G1::batch_normalize(&shifted, &mut commitments);
         let linked = |index: &usize| committed.iter().position(|one| one.column == *index);
         let fresh: Vec<&B::Column> = indices
             .iter()

@@ -1,7 +1,6 @@
 //! The two bases of the commitment scheme, read out of halo2's parameters.
 
-use ff::Field;
-use group::{Curve, prime::PrimeCurveAffine};
+use group::prime::PrimeCurveAffine;
 use halo2_proofs::{
     SerdeFormat,
     arithmetic::g_to_lagrange,
@@ -12,7 +11,6 @@ use halo2_proofs::{
     },
     poly::{commitment::Params, kzg::commitment::ParamsKZG},
 };
-use lamina_circuits::Fr;
 
 use crate::error::SetupError;
 
@@ -77,16 +75,5 @@ impl Bases {
         }
         self.next_power = Some(next_power);
         Ok(self)
-    }
-
-    /// `sum_j scalars[j] * [L_(start + j)(tau)]` for a handful of rows.
-    pub(crate) fn lagrange_rows(&self, start: usize, scalars: &[Fr]) -> G1Affine {
-        self.lagrange[start..]
-            .iter()
-            .zip(scalars)
-            .filter(|(_, scalar)| **scalar != Fr::ZERO)
-            .map(|(base, scalar)| base * scalar)
-            .sum::<halo2_proofs::halo2curves::bn256::G1>()
-            .to_affine()
     }
 }

@@ -12,6 +12,7 @@ mod reference;
 use halo2_proofs::halo2curves::bn256::G1Affine;
 use lamina_circuits::{Fr, witness::Column};
 
+pub(crate) use cpu::Table;
 pub use cpu::{Cpu, CpuKey};
 pub use dual::Dual;
 pub use host::HostColumn;

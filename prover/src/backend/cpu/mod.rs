@@ -14,10 +14,11 @@ use rayon::prelude::*;
 
 use self::{
     integers::{Integer, Limbs, Wide, dot, limbs},
-    msm::{Scalars, Table},
+    msm::Scalars,
     ntt::Ntt,
     program::{CHUNK, Machine, Program, Slot},
 };
+pub(crate) use self::msm::Table;
 use super::{
     Backend, Columns, Combination, HostColumn, Setup,
     reference::{coset_generator, omega},

@@ -27,7 +27,7 @@ pub(crate) enum Scalars<'a> {
 const BATCH: usize = 512;
 
 /// The widest window: buckets of one window stay in the cache.
-const MAX_WINDOW: u32 = 13;
+const MAX_WINDOW: u32 = 15;
 
 /// Scalars prepared for cutting into digits.
 enum Prepared<'a> {
@@ -65,10 +65,10 @@ impl Job<'_> {
                 (255, count, Prepared::Wide(v))
             }
         };
-        // Field multiplications: 6 for an affine addition in a batch, 27 to weight a bucket.
+        // Field multiplications: 6 for an affine addition in a batch, two such to weight a bucket.
         let cost = |c: u32| {
             let windows = u64::from(bits.div_ceil(c));
-            windows * (6 * count as u64 + (27 << (c - 1)))
+            windows * (6 * count as u64 + (14 << (c - 1)) + (54 << (c / 2)))
         };
         let window = (2..=MAX_WINDOW).min_by_key(|c| cost(*c)).unwrap_or(2);
         Job { scalars, window, windows: if count == 0 { 0 } else { bits.div_ceil(window) as usize } }
@@ -237,23 +237,100 @@ impl Scratch {
             if entry & 1 == 1 { -point } else { point }
         };
         let order = &self.order;
-        round(&mut self.counts, |at| base(order[at]), &mut self.points, &mut self.batch);
-        while self.counts.iter().any(|count| *count > 1) {
-            let points = &self.points;
-            round(&mut self.counts, |at| points[at], &mut self.next, &mut self.batch);
-            std::mem::swap(&mut self.points, &mut self.next);
-        }
+        reduce(
+            &mut self.counts,
+            |at| base(order[at]),
+            &mut self.points,
+            &mut self.next,
+            &mut self.batch,
+        );
+        self.weigh(buckets)
+    }
 
-        let (mut running, mut sum) = (G1::identity(), G1::identity());
-        let mut at = self.points.len();
-        for count in self.counts.iter().rev() {
-            if *count == 1 {
-                at -= 1;
-                running += self.points[at];
-            }
+    /// `sum_b (b + 1) P_b` over the bucket sums in `points`.
+    ///
+    /// ```text
+    /// b = s * r + l:   sum_b b P_b = s * sum_r r (sum_l P_rl) + sum_l l (sum_r P_rl)
+    /// ```
+    /// Rows and columns are summed by affine additions; only `2 sqrt(buckets)` points are weighted by running
+    /// sums, which need projective ones.
+    fn weigh(&mut self, buckets: usize) -> G1 {
+        let side = 1usize << buckets.ilog2().div_ceil(2);
+        // Where each bucket's sum is, if it has one.
+        self.starts.clear();
+        let mut at = 0;
+        for count in &self.counts {
+            self.starts.push(if *count == 1 { at } else { u32::MAX });
+            at += count;
+        }
+        let rows: Vec<G1Affine> = self.lines(buckets.div_ceil(side), |row| {
+            (row * side..((row + 1) * side).min(buckets)).collect()
+        });
+        let columns: Vec<G1Affine> =
+            self.lines(side, |column| (column..buckets).step_by(side).collect());
+        let mut sum = running(&rows, 0);
+        for _ in 0..side.ilog2() {
+            sum = sum.double();
+        }
+        sum + running(&columns, 1)
+    }
+
+    /// The sums of some lists of buckets.
+    fn lines(&mut self, count: usize, line: impl Fn(usize) -> Vec<usize>) -> Vec<G1Affine> {
+        let mut counts = Vec::with_capacity(count);
+        let mut entries = std::mem::take(&mut self.order);
+        entries.clear();
+        for index in 0..count {
+            let before = entries.len();
+            let buckets = line(index).into_iter();
+            entries.extend(buckets.map(|b| self.starts[b]).filter(|at| *at != u32::MAX));
+            counts.push((entries.len() - before) as u32);
+        }
+        let points = &self.points;
+        let (mut sums, mut spare) = (std::mem::take(&mut self.next), Vec::new());
+        let first = |at: usize| points[entries[at] as usize];
+        reduce(&mut counts, first, &mut sums, &mut spare, &mut self.batch);
+        let mut from = sums.iter();
+        let lines = counts
+            .iter()
+            .map(|count| match count {
+                0 => G1Affine::default(),
+                _ => from.next().copied().unwrap_or_default(),
+            })
+            .collect();
+        self.order = entries;
+        self.next = sums;
+        lines
+    }
+}
+
+/// `sum_i (i + first) P_i`.
+fn running(points: &[G1Affine], first: usize) -> G1 {
+    let (mut running, mut sum) = (G1::identity(), G1::identity());
+    for (at, point) in points.iter().enumerate().rev() {
+        if !is_identity(point) {
+            running += point;
+        }
+        if at + first > 0 {
             sum += running;
         }
-        sum
+    }
+    sum
+}
+
+/// Adds up every group of `counts[i]` consecutive points; afterwards each count is 0 or 1.
+fn reduce(
+    counts: &mut [u32],
+    first: impl Fn(usize) -> G1Affine,
+    out: &mut Vec<G1Affine>,
+    spare: &mut Vec<G1Affine>,
+    batch: &mut Batch,
+) {
+    round(counts, first, out, batch);
+    while counts.iter().any(|count| *count > 1) {
+        std::mem::swap(out, spare);
+        let points = &*spare;
+        round(counts, |at| points[at], out, batch);
     }
 }
 
@@ -381,18 +458,22 @@ impl Table {
     }
 
     /// `sum_i scalars[i] * bases[i]`.
-    pub(crate) fn multiply(&self, scalars: &[Fr]) -> G1 {
-        let mut sum = G1::identity();
+    pub(crate) fn multiply(&self, scalars: &[Fr]) -> G1Affine {
+        let mut chosen = Vec::with_capacity(scalars.len() * NIBBLES);
         for (scalar, multiples) in scalars.iter().zip(self.multiples.chunks(NIBBLES * 15)) {
             let scalar = limbs(scalar);
             for (at, multiples) in multiples.chunks(15).enumerate() {
                 let nibble = bits_at(&scalar, 4 * at as u32, 4) as usize;
                 if nibble > 0 {
-                    sum += multiples[nibble - 1];
+                    chosen.push(multiples[nibble - 1]);
                 }
             }
         }
-        sum
+        let (mut sum, mut spare) = (Vec::new(), Vec::new());
+        let mut counts = [chosen.len() as u32];
+        let batch = &mut Batch::default();
+        reduce(&mut counts, |at| chosen[at], &mut sum, &mut spare, batch);
+        sum.first().copied().unwrap_or_default()
     }
 }
 
@@ -471,7 +552,7 @@ mod tests {
             assert_eq!(sums, expected, "n = {n}");
             let few = n.min(5);
             let table = Table::new(&bases[..few]);
-            assert_eq!(table.multiply(&field[..few]), naive(&bases[..few], &field));
+            assert_eq!(G1::from(table.multiply(&field[..few])), naive(&bases[..few], &field));
         }
     }
 }
