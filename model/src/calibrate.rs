@@ -15,6 +15,17 @@ pub(crate) struct Size {
     pub(crate) typical: f64,
 }
 
+/// A calibration sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Text: shows what is usual.
+    Text,
+    /// Pseudo-random ids: unlike the calibration text.
+    Random,
+    /// Tokens that see themselves only: first tokens, which often carry a model's massive activations.
+    Alone,
+}
+
 /// Sizes per channel, accumulated over sequences.
 #[derive(Clone, Debug)]
 pub(crate) struct Channels {
@@ -28,14 +39,15 @@ impl Channels {
         Channels { max: vec![0.0; width], roots: vec![0.0; width], rows: 0 }
     }
 
-    /// Adds rows of `magnitude(row, channel)`.
-    fn add(&mut self, rows: usize, magnitude: impl Fn(usize, usize) -> f64) {
-        self.rows += rows;
+    /// Adds rows of `magnitude(row, channel)`; only text counts for what is typical.
+    fn add(&mut self, kind: Kind, rows: usize, magnitude: impl Fn(usize, usize) -> f64) {
+        let usual = f64::from(u8::from(kind == Kind::Text));
+        self.rows += if kind == Kind::Text { rows } else { 0 };
         for row in 0..rows {
             for (channel, (max, root)) in self.max.iter_mut().zip(&mut self.roots).enumerate() {
                 let value = magnitude(row, channel);
                 *max = max.max(value);
-                *root += value.sqrt();
+                *root += usual * value.sqrt();
             }
         }
     }
@@ -112,7 +124,7 @@ impl LayerStats {
     }
 
     /// Adds a sequence.
-    pub(crate) fn add(&mut self, config: &Config, trace: &FloatTrace) {
+    pub(crate) fn add(&mut self, config: &Config, trace: &FloatTrace, kind: Kind) {
         let shape = &config.shape;
         let (hd, kv, group) = (shape.head_dim, shape.kv_heads * shape.head_dim, shape.heads / shape.kv_heads);
         let (q_width, tokens) = (shape.heads * hd, trace.x.len() / shape.hidden);
@@ -121,7 +133,9 @@ impl LayerStats {
             raise(old, values);
         }
         let roots: f64 = trace.x.iter().map(|x| f64::from(x.abs()).sqrt()).sum();
-        self.typical = self.typical.min((roots / trace.x.len() as f64).powi(2));
+        if kind == Kind::Text {
+            self.typical = self.typical.min((roots / trace.x.len() as f64).powi(2));
+        }
         raise(&mut self.norm[0], &trace.norm1);
         raise(&mut self.norm[1], &trace.norm2);
         let pair = |values: &[f32], at: usize| f64::from(values[at]).hypot(f64::from(values[at + hd / 2]));
@@ -131,11 +145,24 @@ impl LayerStats {
             let (head, feature) = (channel / width, channel % width);
             f(t * q_width + (head * group + member) * hd + feature)
         };
-        self.query.add(tokens * group, |row, c| over_group(row, c, hd / 2, &|at| pair(&trace.query, at)));
-        self.key.add(tokens, |t, c| pair(&trace.key, t * kv + c / (hd / 2) * hd + c % (hd / 2)));
-        self.value.add(tokens, |t, c| f64::from(trace.value[t * kv + c].abs()));
-        self.mix.add(tokens * group, |row, c| over_group(row, c, hd, &|at| f64::from(trace.mix[at].abs())));
-        for (row, z) in trace.score.chunks_exact(tokens).enumerate() {
+        self.query
+            .add(kind, tokens * group, |row, c| over_group(row, c, hd / 2, &|at| pair(&trace.query, at)));
+        self.key.add(kind, tokens, |t, c| pair(&trace.key, t * kv + c / (hd / 2) * hd + c % (hd / 2)));
+        self.value.add(kind, tokens, |t, c| f64::from(trace.value[t * kv + c].abs()));
+        self.mix
+            .add(kind, tokens * group, |row, c| over_group(row, c, hd, &|at| f64::from(trace.mix[at].abs())));
+        if kind != Kind::Alone {
+            self.add_scores(&trace.score, tokens);
+        }
+        raise(&mut self.gate, &trace.gate);
+        raise(&mut self.silu, &trace.silu);
+        let ffn = shape.ffn;
+        self.up.add(kind, tokens, |t, c| f64::from(trace.up[t * ffn + c].abs()));
+        self.glu.add(kind, tokens, |t, c| f64::from(trace.glu[t * ffn + c].abs()));
+    }
+
+    fn add_scores(&mut self, score: &[f32], tokens: usize) {
+        for (row, z) in score.chunks_exact(tokens).enumerate() {
             let t = row % tokens;
             let max = z[..=t].iter().copied().fold(f32::NEG_INFINITY, f32::max);
             for (s, &z) in z.iter().enumerate() {
@@ -144,11 +171,6 @@ impl LayerStats {
                 *slot = slot.max(f64::from((max - z).abs()));
             }
         }
-        raise(&mut self.gate, &trace.gate);
-        raise(&mut self.silu, &trace.silu);
-        let ffn = shape.ffn;
-        self.up.add(tokens, |t, c| f64::from(trace.up[t * ffn + c].abs()));
-        self.glu.add(tokens, |t, c| f64::from(trace.glu[t * ffn + c].abs()));
     }
 }
 

@@ -55,6 +55,7 @@ pub struct FloatTrace {
 pub struct FloatRun<'a> {
     model: &'a Model,
     tokens: usize,
+    alone: bool,
     x: Vec<f32>,
 }
 
@@ -106,8 +107,14 @@ fn add(a: &[f32], b: &[f32]) -> Vec<f32> {
     a.iter().zip(b).map(|(a, b)| a + b).collect()
 }
 
-/// Scores of all heads and the attention weights of the visible keys.
-fn attention(query: &[f32], key: &[f32], tokens: usize, config: &Config) -> (Vec<f32>, Vec<f32>) {
+/// Scores of all heads and the attention weights of the visible keys: all up to the query, or it alone.
+fn attention(
+    query: &[f32],
+    key: &[f32],
+    tokens: usize,
+    alone: bool,
+    config: &Config,
+) -> (Vec<f32>, Vec<f32>) {
     let shape = &config.shape;
     let (hd, group) = (shape.head_dim, shape.heads / shape.kv_heads);
     let mut score = vec![0.0; shape.heads * tokens * tokens];
@@ -119,13 +126,14 @@ fn attention(query: &[f32], key: &[f32], tokens: usize, config: &Config) -> (Vec
             let k = &key[(s * shape.kv_heads + h / group) * hd..][..hd];
             *z = q.iter().zip(k).map(|(q, k)| q * k).sum();
         }
-        let max = z[..=t].iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let visible = if alone { t..t + 1 } else { 0..t + 1 };
+        let max = z[visible.clone()].iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let mut sum = 0.0;
-        for (p, z) in p[..=t].iter_mut().zip(&*z) {
+        for (p, z) in p[visible.clone()].iter_mut().zip(&z[visible.clone()]) {
             *p = (z - max).exp();
             sum += *p;
         }
-        p[..=t].iter_mut().for_each(|p| *p /= sum);
+        p[visible].iter_mut().for_each(|p| *p /= sum);
     });
     (score, prob)
 }
@@ -147,7 +155,12 @@ fn mix(prob: &[f32], value: &[f32], tokens: usize, config: &Config) -> Vec<f32> 
     out
 }
 
-fn run_block(block: &FloatBlock, config: &Config, x: Vec<f32>) -> Result<FloatTrace, ForwardError> {
+fn run_block(
+    block: &FloatBlock,
+    config: &Config,
+    x: Vec<f32>,
+    alone: bool,
+) -> Result<FloatTrace, ForwardError> {
     let shape = &config.shape;
     let (hd, tokens) = (shape.head_dim, x.len() / shape.hidden);
     let norm1 = unit(&x, shape.hidden, config.rms_eps);
@@ -158,7 +171,7 @@ fn run_block(block: &FloatBlock, config: &Config, x: Vec<f32>) -> Result<FloatTr
     let value = product(&n, &block.v)?;
     let query_rotary = rotary(&query, hd, shape.heads * hd, config.rope_base);
     let key_rotary = rotary(&key, hd, shape.kv_heads * hd, config.rope_base);
-    let (score, prob) = attention(&query_rotary, &key_rotary, tokens, config);
+    let (score, prob) = attention(&query_rotary, &key_rotary, tokens, alone, config);
     let mix = mix(&prob, &value, tokens, config);
     let middle = add(&x, &product(&mix, &block.o)?);
     let norm2 = unit(&middle, shape.hidden, config.rms_eps);
@@ -220,7 +233,12 @@ impl<'a> FloatRun<'a> {
         check_ids(ids, model.config.context, model.config.vocab)?;
         let d = model.config.shape.hidden;
         let x = ids.iter().flat_map(|&id| &model.embedding.data[id as usize * d..][..d]).copied().collect();
-        Ok(FloatRun { model, tokens: ids.len(), x })
+        Ok(FloatRun { model, tokens: ids.len(), alone: false, x })
+    }
+
+    /// A run in which every token sees itself only: as many first tokens of a text as there are `ids`.
+    pub(crate) fn alone(model: &'a Model, ids: &[u32]) -> Result<Self, ForwardError> {
+        Ok(FloatRun { alone: true, ..FloatRun::new(model, ids)? })
     }
 
     /// Runs block `index` on the stream and returns what it computed.
@@ -232,7 +250,7 @@ impl<'a> FloatRun<'a> {
     /// When the model has no such block.
     pub fn layer(&mut self, index: usize) -> Result<FloatTrace, ForwardError> {
         let x = std::mem::take(&mut self.x);
-        let trace = run_block(&self.model.blocks[index], &self.model.config, x)?;
+        let trace = run_block(&self.model.blocks[index], &self.model.config, x, self.alone)?;
         self.x.clone_from(&trace.output);
         Ok(trace)
     }

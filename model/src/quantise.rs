@@ -27,7 +27,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::{
-    calibrate::{LayerStats, Size, WeightSizes, folded},
+    calibrate::{Kind, LayerStats, Size, WeightSizes, folded},
     config::Config,
     error::QuantiseError,
     forward::FloatRun,
@@ -120,6 +120,9 @@ const RESIDUAL_LO_BITS: u32 = 9;
 const LIMB_BITS: u32 = 15;
 /// Widest remainder of a requantised product.
 const MAX_SHIFT: u32 = 15;
+/// Share of the headroom that the residual stream and massive channels get: their largest values belong to first tokens, of which
+/// calibration tries many.
+const MASSIVE_SHARE: f64 = 0.3;
 /// Further room of sites that are scaled channel by channel: each channel's largest value is seen less often
 /// than the largest of the site.
 const CHANNEL_ROOM: f64 = 2.0;
@@ -144,6 +147,8 @@ fn room(value: f64, limit: f64) -> i64 {
 struct Base {
     /// Largest calibrated activation of a channel, in integers.
     act: f64,
+    /// The same for channels that the width of the weights pushes up.
+    act_hard: f64,
     /// Largest weight.
     weight: f64,
     norm_frac: u32,
@@ -163,6 +168,8 @@ struct Layer {
 struct Factor {
     low: f64,
     high: f64,
+    /// What `low` may push the factor to: less room for the values than `high` leaves.
+    hard: f64,
     a: f64,
     b: f64,
     energy: f64,
@@ -185,7 +192,7 @@ impl Factor {
 fn layer_noise(factors: impl Iterator<Item = Factor>) -> Option<f64> {
     let (mut total, mut energy) = (0.0, 0.0);
     for factor in factors {
-        if factor.low > factor.high {
+        if factor.low > factor.hard {
             return None;
         }
         if factor.energy > 0.0 {
@@ -219,11 +226,12 @@ impl Base {
         (0..query.len())
             .map(|p| {
                 let (wq, wk) = (layer.weights.q[p], layer.weights.k[p]);
-                let high = capped(self.act, query[p].max).min(capped(self.weight, wq.max * to_weight));
+                let weight = capped(self.weight, wq.max * to_weight);
                 let beta = capped(self.act, key[p].max).min(capped(self.weight, wk.max * to_weight));
                 Factor {
                     low: product / beta,
-                    high,
+                    high: weight.min(capped(self.act, query[p].max)),
+                    hard: weight.min(capped(self.act, query[p].max)),
                     // Queries and keys are rounded twice, before and after the rotation.
                     a: 2.0 * coefficient(query[p].typical) + coefficient(wq.typical * to_weight),
                     b: (2.0 * coefficient(key[p].typical) + coefficient(wk.typical * to_weight))
@@ -243,10 +251,12 @@ impl Base {
         (0..value.len())
             .map(|c| {
                 let (wv, wo) = (layer.weights.v[c], layer.weights.o[c]);
-                let act = capped(self.act, value[c].max).min(capped(self.act, mix[c].max * to_mix));
+                let weight = capped(self.weight, wv.max * to_weight);
+                let largest = value[c].max.max(mix[c].max * to_mix);
                 Factor {
                     low: wo.max * to_out / self.weight,
-                    high: act.min(capped(self.weight, wv.max * to_weight)),
+                    high: weight.min(capped(self.act, largest)),
+                    hard: weight.min(capped(self.act_hard, largest)),
                     a: coefficient(value[c].typical)
                         + coefficient(mix[c].typical * to_mix)
                         + coefficient(wv.typical * to_weight),
@@ -267,10 +277,12 @@ impl Base {
             .map(|c| {
                 let (up, glu) = (sizes.up[c], sizes.glu[c]);
                 let (wu, wd) = (layer.weights.up[c], layer.weights.down[c]);
-                let act = capped(self.act, up.max).min(capped(self.act, glu.max * to_glu));
+                let weight = capped(self.weight, wu.max * to_weight);
+                let largest = up.max.max(glu.max * to_glu);
                 Factor {
                     low: wd.max * to_out / self.weight,
-                    high: act.min(capped(self.weight, wu.max * to_weight)),
+                    high: weight.min(capped(self.act, largest)),
+                    hard: weight.min(capped(self.act_hard, largest)),
                     a: coefficient(up.typical)
                         + coefficient(glu.typical * to_glu)
                         + coefficient(wu.typical * to_weight),
@@ -417,22 +429,37 @@ fn random_ids(count: usize, vocab: usize) -> Vec<u32> {
         .collect()
 }
 
-/// Runs the float model over the calibration sequences, each padded to `tokens`.
+/// First tokens of texts that calibration tries at most.
+const FIRST_TOKENS: usize = 512;
+
+/// Runs the float model over the calibration sequences: the text, cut and padded to `tokens`; random ids;
+/// tokens that each start a text.
 fn calibrate(model: &Model, ids: &[u32], options: &Options) -> Result<Vec<Layer>, QuantiseError> {
     let config = &model.config;
-    let mut sequences: Vec<Vec<u32>> = ids.chunks(options.tokens).map(<[u32]>::to_vec).collect();
+    let random = random_ids(options.tokens.max(FIRST_TOKENS), config.vocab);
+    let mut sequences: Vec<(Kind, Vec<u32>)> =
+        ids.chunks(options.tokens).map(|ids| (Kind::Text, ids.to_vec())).collect();
     if sequences.is_empty() {
-        sequences.push(Vec::new());
+        sequences.push((Kind::Text, Vec::new()));
     }
     if options.random_calibration {
-        sequences.push(random_ids(options.tokens.div_ceil(2), config.vocab));
+        sequences.push((Kind::Random, random[..options.tokens.div_ceil(2)].to_vec()));
     }
-    let mut stats: Vec<LayerStats> = model.blocks.iter().map(|_| LayerStats::new(config)).collect();
-    for mut sequence in sequences {
+    for (_, sequence) in &mut sequences {
         sequence.resize(options.tokens, config.pad_id);
-        let mut run = FloatRun::new(model, &sequence)?;
+    }
+    let named = [Some(config.pad_id), config.bos_id, config.eos_id].into_iter().flatten();
+    let first = named.filter(|&id| (id as usize) < config.vocab).chain(random);
+    sequences.push((Kind::Alone, first.take(FIRST_TOKENS.min(config.context)).collect()));
+
+    let mut stats: Vec<LayerStats> = model.blocks.iter().map(|_| LayerStats::new(config)).collect();
+    for (kind, sequence) in sequences {
+        let mut run = match kind {
+            Kind::Alone => FloatRun::alone(model, &sequence)?,
+            Kind::Text | Kind::Random => FloatRun::new(model, &sequence)?,
+        };
         for (index, stats) in stats.iter_mut().enumerate() {
-            stats.add(config, &run.layer(index)?);
+            stats.add(config, &run.layer(index)?, kind);
         }
     }
     let layers = stats.into_iter().zip(&model.blocks);
@@ -497,6 +524,8 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
     let margin = pow2(0) / options.headroom_bits.exp2();
     let act = ((1u64 << (ACT_BITS - 1)) - 1) as f64 * margin;
 
+    let act_hard = ((1u64 << (ACT_BITS - 1)) - 1) as f64 * margin.powf(MASSIVE_SHARE);
+
     let embedding_max = model.embedding.data.iter().fold(0.0f32, |max, v| max.max(v.abs()));
     let stream_max = largest(&layers, |l| l.stats.stream.into_iter().fold(0.0, f64::max));
     let stream_max = stream_max.max(f64::from(embedding_max));
@@ -509,7 +538,7 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
     // Finer than a 4096th of a typical value would only cost the products that are added to the stream.
     let typical = layers.iter().fold(f64::INFINITY, |least, l| least.min(l.stats.typical));
     let useful = (4096.0 / typical.max(1e-9)).log2().ceil().clamp(0.0, 20.0) as i64;
-    let mut residual_frac = frac("input", stream_max, stream_limit * margin, useful)?;
+    let mut residual_frac = frac("input", stream_max, stream_limit * margin.powf(MASSIVE_SHARE), useful)?;
     // |x| <= sqrt(v): 15 bits can only overflow when one feature is the whole vector.
     let norm_max = largest(&layers, |l| l.stats.norm[0].max(l.stats.norm[1]));
     let norm_frac = if norm_max < 0.995 { 15 } else { 14 };
@@ -522,7 +551,8 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
     let weight = f64::from((1i32 << (options.weight_bits - 1)) - 1);
     // Narrow weights can be too coarse to write a fine stream: then the stream gets coarser.
     let (base, shifts) = loop {
-        let base = Base { act: act / CHANNEL_ROOM, weight, norm_frac, residual_frac, gate_frac, exp_frac };
+        let base =
+            Base { act: act / CHANNEL_ROOM, act_hard, weight, norm_frac, residual_frac, gate_frac, exp_frac };
         match choose_shifts(&base, &layers) {
             Ok(shifts) => break (base, shifts),
             Err(error) if residual_frac == 0 => return Err(error),
