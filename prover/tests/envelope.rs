@@ -805,6 +805,22 @@ fn another_reference_string_is_refused() {
     let _: SrsId = foreign.id();
 }
 
+/// A card that calls a development string sound gets past `InsecureSrs::Refuse`, and no further.
+#[test]
+fn a_false_mark_on_a_reference_string_is_refused() {
+    use lamina_verifier::card::{Card, InsecureSrs};
+    let (world, run) = (world(), run());
+    let mut card = world.model_card.clone();
+    card.srs.insecure = false;
+    let card: toy::ToyCard = Card::check(&card, InsecureSrs::Refuse).unwrap();
+    let input = run.borders[0].integers();
+    let mut expectation = expect_first(world, &input);
+    expectation.context.model = card.model();
+    expectation.publication = PublicationReceipt::trusting_publisher(card.model());
+    let error = verify_slice(&expectation, &card, &world.verifier_srs, &run.envelopes[0]).unwrap_err();
+    assert_eq!(error.refusal, Refusal::SrsMark { card: false, actual: true });
+}
+
 // ---------------------------------------------------------------------------------------------------------
 // Hostile bytes.
 
@@ -843,7 +859,6 @@ fn no_bytes_make_the_verifier_panic() {
     }
 }
 
-/// Keeps `World` from being forgotten when fields move.
 #[test]
 fn shapes_are_what_the_library_says() {
     let World { toy_pk, .. } = world();

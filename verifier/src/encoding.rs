@@ -93,6 +93,18 @@ pub fn g1_shape(bytes: &[u8; ELEMENT_BYTES]) -> Result<(), PointError> {
 /// # Errors
 /// Anything but the one canonical encoding of such a point.
 pub fn g2(bytes: &[u8; G2_BYTES]) -> Result<G2Affine, PointError> {
+    // The library's decoder panics on a coordinate that is not below the modulus: look first.
+    let [.., top] = *bytes;
+    let (low, high) = bytes.split_at(ELEMENT_BYTES);
+    let coordinate = |half: &[u8], mask| {
+        let mut half = <[u8; ELEMENT_BYTES]>::try_from(half).ok()?;
+        let [.., last] = &mut half;
+        *last &= mask;
+        fq(&half)
+    };
+    if top & 0x80 != 0 || coordinate(low, 0xff).is_none() || coordinate(high, 0x3f).is_none() {
+        return Err(PointError::NotCanonical);
+    }
     let mut repr = <G2Affine as GroupEncoding>::Repr::default();
     repr.as_mut().copy_from_slice(bytes);
     let point = Option::<G2Affine>::from(G2Affine::from_bytes(&repr)).ok_or(PointError::NotOnCurve)?;
@@ -278,6 +290,19 @@ mod tests {
         let mut bytes = [0; G2_BYTES];
         bytes.copy_from_slice(point.to_bytes().as_ref());
         assert_eq!(g2(&bytes), Err(PointError::NotInSubgroup));
+    }
+
+    #[test]
+    fn second_group_is_read_without_panics() {
+        let mut honest = [0; G2_BYTES];
+        honest.copy_from_slice(G2Affine::generator().to_bytes().as_ref());
+        assert_eq!(g2(&honest), Ok(G2Affine::generator()));
+        for (at, value) in [(31, 0xff), (63, 0x3f), (63, 0x80), (63, honest[63] | 0x80)] {
+            let mut bytes = honest;
+            bytes[at] = value;
+            assert_eq!(g2(&bytes), Err(PointError::NotCanonical));
+        }
+        assert_eq!(g2(&[0xff; G2_BYTES]), Err(PointError::NotCanonical));
     }
 
     #[test]

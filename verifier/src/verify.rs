@@ -126,6 +126,14 @@ pub enum Refusal {
         /// Of the verifier.
         actual: SrsId,
     },
+    /// The card's development mark is not that of the reference string which it names.
+    #[error("the card calls the reference string insecure: {card}, and it is: {actual}")]
+    SrsMark {
+        /// What the card says.
+        card: bool,
+        /// Of the reference string.
+        actual: bool,
+    },
     /// The verifier's reference string has another size than the keys.
     #[error("the reference string is for 2^{actual} rows, the key for 2^{expected}")]
     SrsSize {
@@ -336,6 +344,13 @@ impl<'a> Task<'a, '_> {
         let shape = self.key.shape();
         if srs.id() != self.srs_reference.id {
             return Err(Refusal::Srs { expected: self.srs_reference.id, actual: srs.id() });
+        }
+        // The identifier covers the true mark; a card could name it beside a false one.
+        if srs.identity().insecure() != self.srs_reference.insecure {
+            return Err(Refusal::SrsMark {
+                card: self.srs_reference.insecure,
+                actual: srs.identity().insecure(),
+            });
         }
         let size = Refusal::SrsSize { expected: shape.log_n, actual: srs.log_n() };
         if srs.log_n() != shape.log_n {
