@@ -263,7 +263,7 @@ fn equals_the_stock_prover_byte_for_byte() {
         create_proof::<KZGCommitmentScheme<Bn256>, ProverSHPLONK<'_, Bn256>, _, _, _, _>(
             &srs,
             &stock_key,
-            &[circuit.clone()],
+            std::slice::from_ref(&circuit),
             &[&columns],
             rng(),
             &mut exchange,

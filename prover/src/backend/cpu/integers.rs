@@ -85,3 +85,32 @@ pub(crate) fn dot<I: Integer>(coefficients: &[Limbs], values: &[I]) -> Fr {
     }
     sum.reduce()
 }
+
+#[cfg(test)]
+mod tests {
+    use ff::Field;
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng;
+
+    use super::*;
+    use crate::key::field_of;
+
+    #[test]
+    fn agrees_with_the_field_at_the_edges() {
+        let mut rng = ChaCha20Rng::seed_from_u64(2);
+        let edges = [0, 1, -1, i32::MAX, i32::MIN, 77, 77];
+        let coefficients: Vec<Fr> =
+            (0..700).map(|i| if i % 3 == 0 { -Fr::ONE } else { Fr::random(&mut rng) }).collect();
+        let cut: Vec<Limbs> = coefficients.iter().map(limbs).collect();
+        let wide: Vec<i32> = (0..700).map(|i| edges[i % edges.len()]).collect();
+        let short: Vec<i16> = wide.iter().map(|v| (*v).clamp(-32768, 32767) as i16).collect();
+        let total: Fr = coefficients.iter().sum();
+        let naive = |v: &mut dyn Iterator<Item = i64>| -> Fr {
+            coefficients.iter().zip(v).map(|(c, v)| *c * field_of(v)).sum()
+        };
+        let expected = naive(&mut wide.iter().map(|v| i64::from(*v)));
+        assert_eq!(dot(&cut, &wide) - total * Fr::from(i32::OFFSET), expected);
+        let expected = naive(&mut short.iter().map(|v| i64::from(*v)));
+        assert_eq!(dot(&cut, &short) - total * Fr::from(i16::OFFSET), expected);
+    }
+}

@@ -12,13 +12,13 @@ use halo2_proofs::halo2curves::bn256::G1Affine;
 use lamina_circuits::{Fr, witness::Column};
 use rayon::prelude::*;
 
+pub(crate) use self::msm::Table;
 use self::{
     integers::{Integer, Limbs, Wide, dot, limbs},
     msm::Scalars,
     ntt::Ntt,
     program::{CHUNK, Machine, Program, Slot},
 };
-pub(crate) use self::msm::Table;
 use super::{
     Backend, Columns, Combination, HostColumn, Setup,
     reference::{coset_generator, omega},

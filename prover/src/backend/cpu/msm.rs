@@ -237,13 +237,7 @@ impl Scratch {
             if entry & 1 == 1 { -point } else { point }
         };
         let order = &self.order;
-        reduce(
-            &mut self.counts,
-            |at| base(order[at]),
-            &mut self.points,
-            &mut self.next,
-            &mut self.batch,
-        );
+        reduce(&mut self.counts, |at| base(order[at]), &mut self.points, &mut self.next, &mut self.batch);
         self.weigh(buckets)
     }
 
@@ -263,11 +257,9 @@ impl Scratch {
             self.starts.push(if *count == 1 { at } else { u32::MAX });
             at += count;
         }
-        let rows: Vec<G1Affine> = self.lines(buckets.div_ceil(side), |row| {
-            (row * side..((row + 1) * side).min(buckets)).collect()
-        });
-        let columns: Vec<G1Affine> =
-            self.lines(side, |column| (column..buckets).step_by(side).collect());
+        let rows: Vec<G1Affine> =
+            self.lines(buckets.div_ceil(side), |row| (row * side..((row + 1) * side).min(buckets)).collect());
+        let columns: Vec<G1Affine> = self.lines(side, |column| (column..buckets).step_by(side).collect());
         let mut sum = running(&rows, 0);
         for _ in 0..side.ilog2() {
             sum = sum.double();

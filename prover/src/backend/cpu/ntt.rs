@@ -139,3 +139,51 @@ fn up(values: &mut [Fr], levels: &[Vec<Fr>]) {
         pass(low, high, 0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use halo2_proofs::arithmetic::best_fft;
+    use rand_chacha::ChaCha20Rng;
+    use rand_core::SeedableRng;
+
+    use super::*;
+
+    #[test]
+    fn agrees_with_sums_and_with_the_library() {
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        for k in [1, 2, 3, 6, 13] {
+            let n = 1usize << k;
+            let ntt = Ntt::new(k);
+            let mut coefficients: Vec<Fr> = (0..n).map(|_| Fr::random(&mut rng)).collect();
+            coefficients[0] = -Fr::ONE;
+            coefficients[n - 1] = Fr::ZERO;
+            let w = omega(k);
+            let mut values = coefficients.clone();
+            ntt.permute(&mut values);
+            ntt.forward(&mut values);
+            if k <= 6 {
+                for (i, value) in values.iter().enumerate() {
+                    let x = w.pow_vartime([i as u64]);
+                    let sum = coefficients.iter().rev().fold(Fr::ZERO, |acc, c| acc * x + c);
+                    assert_eq!(*value, sum);
+                }
+            }
+            let mut library = coefficients.clone();
+            let data = halo2_proofs::poly::EvaluationDomain::<Fr>::new(2, k);
+            if let Some(data) = data.fft_data.get(&n) {
+                best_fft(&mut library, w, k, data, false);
+                assert_eq!(values, library);
+            }
+            ntt.inverse_scaled(&mut values);
+            ntt.permute(&mut values);
+            for (value, coefficient) in values.iter().zip(&coefficients) {
+                assert_eq!(*value * ntt.n_inverse(), *coefficient);
+            }
+            let g = Fr::from(7);
+            for (at, shift) in ntt.shifts(g, Fr::from(3)).iter().enumerate() {
+                let i = reverse(at, k);
+                assert_eq!(*shift, g.pow_vartime([i as u64]) * Fr::from(3));
+            }
+        }
+    }
+}
