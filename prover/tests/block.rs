@@ -1,0 +1,417 @@
+//! Transformer blocks end to end: our prover, link proofs, envelopes, our verifier. And cheating provers: real
+//! proofs of false witnesses, each with the exact refusal.
+
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+use std::sync::{Arc, OnceLock};
+
+use ff::Field;
+use halo2_proofs::plonk::VerifyingKey;
+use lamina_circuits::{
+    Fr,
+    assign::BlockWitness,
+    block::{BlockCircuit, BlockParams},
+    executor::{Trace, execute},
+    layout::{Layout, Row},
+    range::{RangeCircuit, RangeParams, RangeWitness},
+    rows::{C4, Kind},
+    slice::SliceCircuit,
+    spec::{BlockWeights, Shape},
+    testing,
+    witness::{self, Witness},
+};
+use lamina_prover::{
+    Blinding, Committed, Cpu, Prover, ProvingKey, Silent,
+    link::Draft,
+    publish::{BlindedColumns, commit_blinded},
+    srs::Srs,
+};
+use lamina_verifier::{
+    G1Affine,
+    card::{
+        Architecture, CARD_FORMAT, Card, CircuitEntry, Commitment, InsecureSrs, KeyBytes, KindEntry,
+        ModelCard, Quantisation, SliceEntry, SrsReference,
+    },
+    context::Context,
+    hash::{Digest, ModelId, NodeId, ProtocolId, RequestId},
+    key::{key_digest, write_key},
+    srs::VerifierSrs,
+    verify::{
+        BoundaryExpectation, ChainError, ChainExpectation, Expectation, PublicationError, PublicationReceipt,
+        Refusal, publication_context, verify_chain, verify_publication, verify_slice,
+    },
+};
+
+type BlockCard = Card<BlockCircuit, RangeCircuit>;
+
+/// A published model of two small blocks.
+struct World {
+    srs: Srs,
+    verifier_srs: VerifierSrs,
+    circuit: BlockCircuit,
+    key: ProvingKey,
+    range_key: ProvingKey,
+    range: RangeParams,
+    weights: Vec<BlockWeights>,
+    columns: Vec<Arc<Vec<Arc<Vec<i16>>>>>,
+    published: Vec<BlindedColumns>,
+    card: BlockCard,
+    model: ModelId,
+    x: Vec<i32>,
+}
+
+fn digest(byte: u8) -> Digest {
+    Digest([byte; 32])
+}
+
+fn params() -> BlockParams {
+    testing::params(Shape { hidden: 4, ffn: 3, heads: 2, kv_heads: 1, head_dim: 2 }, 4, 2, 9)
+}
+
+fn entry<P>(vk: &VerifyingKey<G1Affine>, params: P) -> CircuitEntry<P> {
+    let key = write_key(vk);
+    CircuitEntry { params, key_digest: key_digest(&key), key: KeyBytes(key) }
+}
+
+fn world() -> &'static World {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    WORLD.get_or_init(|| {
+        let params = params();
+        let srs = Srs::generate_insecure(params.k).unwrap();
+        let verifier_srs = srs.verifier_srs(true).unwrap();
+        let circuit = BlockCircuit::new(&params).unwrap();
+        let layout = circuit.layout.clone();
+        let key = ProvingKey::generate(&srs.params(), &circuit).unwrap();
+        let range = RangeParams { columns: layout.weight_lanes, bits: params.spec.weight_bits, k: params.k };
+        let range_circuit = RangeCircuit { params: range.clone(), witness: None };
+        let range_key = ProvingKey::generate(&srs.params(), &range_circuit).unwrap();
+        let weights: Vec<_> = (0..2).map(|i| testing::weights(&params.spec, 20 + i, 60)).collect();
+        let columns: Vec<Arc<Vec<_>>> = weights
+            .iter()
+            .map(|w| Arc::new(layout.weight_columns(w).into_iter().map(Arc::new).collect()))
+            .collect();
+        let published: Vec<_> = columns.iter().map(|c| publish(&srs, &key, c)).collect();
+        let card = ModelCard {
+            format: CARD_FORMAT,
+            protocol: ProtocolId::current(),
+            name: "two small blocks".into(),
+            publisher: NodeId(digest(9)),
+            architecture: Architecture { family: "llama".into(), source: "random".into(), layers: 2 },
+            quantisation: Quantisation {
+                weight_bits: params.spec.weight_bits,
+                activation_bits: params.spec.scales.act_bits,
+                scheme: "none".into(),
+            },
+            srs: SrsReference { id: srs.id(), insecure: true },
+            kinds: vec![KindEntry {
+                name: "block".into(),
+                slice: entry(key.vk(), params.clone()),
+                range: entry(range_key.vk(), range.clone()),
+            }],
+            slices: published
+                .iter()
+                .map(|p| SliceEntry {
+                    kind: 0,
+                    weights: p.commitments().iter().copied().map(Commitment).collect(),
+                })
+                .collect(),
+        };
+        let card = BlockCard::load(&card.to_json(), InsecureSrs::Accept).unwrap();
+        let model = card.model();
+        let x = testing::activations(&params.spec, 7);
+        World {
+            srs,
+            verifier_srs,
+            circuit,
+            key,
+            range_key,
+            range,
+            weights,
+            columns,
+            published,
+            card,
+            model,
+            x,
+        }
+    })
+}
+
+fn publish(srs: &Srs, key: &ProvingKey, columns: &[Arc<Vec<i16>>]) -> BlindedColumns {
+    let columns: Vec<_> = columns.iter().cloned().map(witness::Column::I16).collect();
+    commit_blinded(srs, key.usable_rows(), &columns).unwrap()
+}
+
+impl World {
+    fn layout(&self) -> &Arc<Layout> {
+        &self.circuit.layout
+    }
+
+    fn trace(&self, slice: usize, x: &[i32]) -> Trace {
+        execute(&self.circuit.params.spec, &self.weights[slice], x).unwrap()
+    }
+
+    fn witness(&self, slice: usize, trace: &Trace) -> BlockWitness {
+        BlockWitness::new(self.layout(), self.columns[slice].clone(), trace)
+    }
+
+    fn boundary(&self, x: &[i32]) -> BlindedColumns {
+        let columns: Vec<_> =
+            self.layout().boundary(x).into_iter().map(|c| witness::Column::I32(Arc::new(c))).collect();
+        commit_blinded(&self.srs, self.key.usable_rows(), &columns).unwrap()
+    }
+
+    fn context(&self, slice: u32) -> Context {
+        Context {
+            request: RequestId(digest(1)),
+            node: NodeId(digest(2)),
+            model: self.model,
+            slice,
+            tokens: self.circuit.params.spec.tokens as u32,
+        }
+    }
+
+    /// Proves `witness` for `slice` between two hidden boundaries; `weights` are the commitments claimed.
+    fn prove(
+        &self,
+        slice: u32,
+        witness: &dyn Witness,
+        weights: &BlindedColumns,
+        input: &BlindedColumns,
+        output: &BlindedColumns,
+    ) -> Vec<u8> {
+        let draft = Draft {
+            key: self.card.key(slice).unwrap(),
+            srs: self.srs.id(),
+            context: self.context(slice),
+            // An honest prover's are the card's; the verifier takes the card's whatever these are.
+            weights: weights.commitments(),
+            input: input.boundary(),
+            output: output.boundary(),
+        };
+        let linked = BlockCircuit::linked(&self.circuit.params);
+        let mut committed: Vec<Committed> = input.committed(linked.boundary_in.start);
+        committed.extend(output.committed(linked.boundary_out.start));
+        committed.extend(weights.committed(linked.weights.start));
+        let proof = prover(&self.srs, &self.key)
+            .prove(witness, &[draft.instance().to_vec()], &committed, &mut Blinding::new(), &Silent)
+            .unwrap();
+        draft.seal(&self.verifier_srs, proof.proof, &proof.deltas).unwrap()
+    }
+
+    fn honest(&self, slice: u32, x: &[i32], input: &BlindedColumns, output: &BlindedColumns) -> Vec<u8> {
+        let witness = self.witness(slice as usize, &self.trace(slice as usize, x));
+        self.prove(slice, &witness, &self.published[slice as usize], input, output)
+    }
+
+    fn expectation(&self, slice: u32) -> Expectation<'static> {
+        Expectation {
+            context: self.context(slice),
+            input: BoundaryExpectation::Hidden,
+            output: BoundaryExpectation::Hidden,
+            publication: PublicationReceipt::trusting_publisher(self.model),
+        }
+    }
+
+    fn verify(&self, slice: u32, envelope: &[u8]) -> Result<(), Refusal> {
+        verify_slice(&self.expectation(slice), &self.card, &self.verifier_srs, envelope)
+            .map(|_| ())
+            .map_err(|e| e.refusal)
+    }
+
+    /// Proves a false witness of slice 0 and returns the verifier's refusal.
+    fn refusal(&self, witness: &dyn Witness, output: &[i32]) -> Refusal {
+        let (input, output) = (self.boundary(&self.x), self.boundary(output));
+        let envelope = self.prove(0, witness, &self.published[0], &input, &output);
+        self.verify(0, &envelope).unwrap_err()
+    }
+}
+
+fn prover<'a>(srs: &'a Srs, key: &'a ProvingKey) -> Prover<'a, Cpu> {
+    static CPU: OnceLock<Cpu> = OnceLock::new();
+    let tau_g2 = srs.identity().tau_g2();
+    Prover::from_bases(srs.bases(), tau_g2, key, CPU.get_or_init(Cpu::default)).unwrap().without_self_check()
+}
+
+/// What halo2's verifier says of a proof whose constraints do not hold.
+fn constraints_fail(refusal: &Refusal) -> bool {
+    *refusal == Refusal::Proof
+}
+
+#[test]
+fn two_blocks_chain_with_hidden_boundaries() {
+    let w = world();
+    let first = w.trace(0, &w.x);
+    let second = w.trace(1, &first.output.q);
+    let borders = [&w.x, &first.output.q, &second.output.q].map(|x| w.boundary(x));
+    let envelopes =
+        [w.honest(0, &w.x, &borders[0], &borders[1]), w.honest(1, &first.output.q, &borders[1], &borders[2])];
+    for (slice, envelope) in envelopes.iter().enumerate() {
+        w.verify(slice as u32, envelope).unwrap();
+    }
+    let nodes = [NodeId(digest(2)); 2];
+    let boundaries = [BoundaryExpectation::Hidden; 3];
+    let expectation = ChainExpectation {
+        request: RequestId(digest(1)),
+        model: w.model,
+        tokens: w.circuit.params.spec.tokens as u32,
+        nodes: &nodes,
+        boundaries: &boundaries,
+        publication: PublicationReceipt::trusting_publisher(w.model),
+    };
+    let [a, b] = [&envelopes[0][..], &envelopes[1][..]];
+    verify_chain(&expectation, &w.card, &w.verifier_srs, &[a, b]).unwrap();
+
+    // S16: the second slice proved from other activations.
+    let mut moved = first.output.q.clone();
+    moved[0] ^= 1;
+    let third = w.trace(1, &moved);
+    let foreign = w.honest(1, &moved, &w.boundary(&moved), &w.boundary(&third.output.q));
+    let error = verify_chain(&expectation, &w.card, &w.verifier_srs, &[a, &foreign]).unwrap_err();
+    assert!(matches!(error, ChainError::Boundary { .. }), "{error}");
+}
+
+// S29: publication proofs; a weight out of range and a weight that is no integer are refused.
+#[test]
+fn publication_proves_ranges() {
+    let w = world();
+    let prove = |slice: u32, columns: &Arc<Vec<Arc<Vec<i16>>>>, published: &BlindedColumns| {
+        let draft = Draft {
+            key: w.card.range_key(slice).unwrap(),
+            srs: w.srs.id(),
+            context: publication_context(w.model, w.card.publisher(), slice),
+            weights: published.commitments(),
+            input: lamina_verifier::boundary::BoundaryReference::none(),
+            output: lamina_verifier::boundary::BoundaryReference::none(),
+        };
+        let witness = RangeWitness::new(&w.range, columns.clone());
+        let proof = prover(&w.srs, &w.range_key)
+            .prove(
+                &witness,
+                &[draft.instance().to_vec()],
+                &published.committed(0),
+                &mut Blinding::new(),
+                &Silent,
+            )
+            .unwrap();
+        draft.seal(&w.verifier_srs, proof.proof, &proof.deltas).unwrap()
+    };
+    let honest: Vec<_> = (0..2).map(|i| prove(i as u32, &w.columns[i], &w.published[i])).collect();
+    let refs: Vec<&[u8]> = honest.iter().map(Vec::as_slice).collect();
+    let receipt = verify_publication(w.model, &w.card, &w.verifier_srs, &refs).unwrap();
+    assert!(receipt.verified());
+
+    // One entry beyond 8 bits, committed to under the same card entry: the link proof objects.
+    let mut wide = (*w.columns[0]).clone();
+    Arc::make_mut(&mut wide[0])[0] = 200;
+    let wide = Arc::new(wide);
+    let forged = prove(0, &wide, &publish(&w.srs, &w.key, &wide));
+    let error = verify_publication(w.model, &w.card, &w.verifier_srs, &[&forged, refs[1]]).unwrap_err();
+    assert!(matches!(&error, PublicationError::Slice(e) if constraints_fail(&e.refusal)), "{error}");
+}
+
+// S10: a proof made with one weight changed by one, link proof included.
+#[test]
+fn another_models_weights_are_refused_by_the_link_proof() {
+    let w = world();
+    let mut weights = w.weights[0].clone();
+    Arc::make_mut(&mut weights.o.data)[0] += 1;
+    let columns: Arc<Vec<_>> =
+        Arc::new(w.layout().weight_columns(&weights).into_iter().map(Arc::new).collect());
+    let trace = execute(&w.circuit.params.spec, &weights, &w.x).unwrap();
+    let witness = BlockWitness::new(w.layout(), columns.clone(), &trace);
+    // The cheater commits to its own weights: everything it proves is true of them.
+    let own = publish(&w.srs, &w.key, &columns);
+    let (input, output) = (w.boundary(&w.x), w.boundary(&trace.output.q));
+    let envelope = w.prove(0, &witness, &own, &input, &output);
+    assert!(matches!(w.verify(0, &envelope), Err(Refusal::Link)));
+}
+
+// S31: a wrong product, consistent downstream.
+#[test]
+fn a_wrong_product_is_refused() {
+    let w = world();
+    let mut weights = w.weights[0].clone();
+    let entry = &mut Arc::make_mut(&mut weights.v.data)[0];
+    *entry += if *entry > 0 { -1 } else { 1 };
+    let trace = execute(&w.circuit.params.spec, &weights, &w.x).unwrap();
+    let refusal = w.refusal(&w.witness(0, &trace), &trace.output.q);
+    assert!(constraints_fail(&refusal), "{refusal}");
+}
+
+// S2, S22, S3: an out-of-range cell; both neighbours of a rounded value.
+#[test]
+fn ranges_are_enforced() {
+    let w = world();
+    let trace = w.trace(0, &w.x);
+    let at = w.layout().rows_used.0;
+    let mut idle = w.witness(0, &trace);
+    idle.overrides.insert((0, at), Fr::from(1 << 30));
+    assert!(constraints_fail(&w.refusal(&idle, &trace.output.q)));
+    for delta in [1, -1] {
+        let mut rounded = trace.clone();
+        rounded.output.q[0] += delta;
+        rounded.output.r[0] -= delta << w.circuit.params.spec.scales.ffn_out_shift;
+        let refusal = w.refusal(&w.witness(0, &rounded), &rounded.output.q);
+        assert!(constraints_fail(&refusal), "{refusal}");
+    }
+}
+
+/// A prover that chooses phase 0 for challenges it expects.
+struct Expecting {
+    honest: BlockWitness,
+    at: [usize; 2],
+    challenges: Vec<Fr>,
+}
+
+impl Expecting {
+    /// `+1` in one remainder and, in another, what cancels it under the expected challenges.
+    fn forged(&self) -> BlockWitness {
+        let mut forged = self.honest.clone();
+        let lanes = forged.layout.lanes;
+        let column = C4 * lanes;
+        let gamma = self.challenges[1];
+        let [a, b] = self.at.map(|at| Fr::from(forged.cells[column][at] as u64));
+        forged.overrides.insert((column, self.at[0]), a + Fr::ONE);
+        forged.overrides.insert((column, self.at[1]), b - gamma.invert().unwrap());
+        forged
+    }
+}
+
+// S1: a product forged for known challenges passes its identity there and nowhere else.
+#[test]
+fn products_cannot_be_chosen_after_the_challenges() {
+    let w = world();
+    let trace = w.trace(0, &w.x);
+    let honest = w.witness(0, &trace);
+    let row = |j| w.layout().row_of(0, Row::Mix(j));
+    let challenges: Vec<Fr> = (0..5).map(|i| Fr::from(1000 + i)).collect();
+    let cheat = Expecting { honest, at: [row(0), row(1)], challenges: challenges.clone() };
+    let forged = cheat.forged();
+    // Under the expected challenges the closing sum of the head is the honest one.
+    let sums = |w: &BlockWitness| w.combine(&BlockWitness::challenges(&challenges))[1][row(0)];
+    assert_eq!(sums(&forged), sums(&cheat.honest));
+    // Under the transcript's it is not; the remainder is also no 6-bit integer.
+    let refusal = w.refusal(&forged, &trace.output.q);
+    assert!(constraints_fail(&refusal), "{refusal}");
+    assert_eq!(w.layout().rows().nth(row(0)).unwrap().1.kind(), Kind::Mix);
+}
+
+// Z1-Z4 at block level: two proofs of one statement.
+#[test]
+fn two_proofs_of_one_statement_share_nothing() {
+    let w = world();
+    let trace = w.trace(0, &w.x);
+    let (input, output) = (w.boundary(&w.x), w.boundary(&trace.output.q));
+    let [one, two] = [(); 2].map(|()| w.honest(0, &w.x, &input, &output));
+    assert_eq!(one.len(), two.len());
+    let shape = w.card.key(0).unwrap().shape();
+    let body = |bytes: &[u8]| bytes[bytes.len() - shape.proof_bytes()..].to_vec();
+    let (one, two) = (body(&one), body(&two));
+    let same: Vec<usize> =
+        (0..one.len() / 32).filter(|i| one[32 * i..32 * i + 32] == two[32 * i..32 * i + 32]).collect();
+    // Evaluations of fixed columns may agree: a table column without outputs is the zero polynomial.
+    let cs = w.key.vk().cs();
+    let fixed = shape.points - 2 + cs.advice_queries().len();
+    let fixed = fixed..fixed + cs.fixed_queries().len();
+    assert!(same.iter().all(|i| fixed.contains(i)), "equal fields {same:?}, fixed {fixed:?}");
+}
