@@ -1,2 +1,56 @@
-//! The `lamina` command.
-fn main() {}
+//! The `lamina` command: publish a model with hidden weights, prove its blocks, verify the proofs.
+
+mod cache;
+mod cli;
+mod commands;
+mod engine;
+mod failure;
+mod files;
+mod ids;
+mod output;
+mod progress;
+mod publication;
+mod source;
+
+use std::process::ExitCode;
+
+use clap::{Parser, error::ErrorKind};
+
+use crate::{cache::Cache, cli::Cli, failure::Kind, files::Existing, output::Output};
+
+/// What every command is given.
+pub struct Session {
+    /// Where results go.
+    pub output: Output,
+    /// Keys and reference strings.
+    pub cache: Cache,
+    /// What happens to files that exist.
+    pub existing: Existing,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ => ExitCode::from(Kind::Usage.exit_code()),
+            };
+        }
+    };
+    let output = Output { json: cli.global.json, quiet: cli.global.quiet };
+    let session = Session {
+        output,
+        cache: Cache::new(files::cache_folder(cli.global.cache.as_deref())),
+        existing: Existing::from_force(cli.global.force),
+    };
+    let result = progress::handle_interrupts().and_then(|()| commands::run(&session, &cli.command));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output.failure(&failure);
+            ExitCode::from(failure.kind.exit_code())
+        }
+    }
+}

@@ -1,0 +1,482 @@
+//! The command line: what can be asked, and the help that teaches it.
+
+use std::{ops::Range, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+
+const OVERVIEW: &str = "\
+Lamina proves that a transformer block was computed right without revealing its weights, and checks such
+proofs in milliseconds.
+
+  lamina demo                                      everything below on a small bundled model, in seconds
+  lamina publish --model M.gguf --out M.lamina     commit to the weights once: card.json is public
+  lamina prove --model M.gguf --published M.lamina --layers 0..4 --prompt \"Hello\" --out proofs
+  lamina verify --card M.lamina/card.json proofs/*.proof";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done; for `verify`: every proof holds
+    1  usage: the command line makes no sense
+    2  bad input: model, text, card or key material is wrong or does not fit
+    3  rejected: a proof, a card or a publication does not verify
+    4  files: something could not be read or written, or exists already (see --force)
+  130  interrupted; no file is left half-written, finished slices are kept
+
+Files under a `secret` folder let their reader see weights or activations: they are created for their owner
+only (mode 0600) and never needed to verify. Progress goes to standard error, and only to a terminal.
+Results go to standard output; with --json as one JSON object.";
+
+/// Proofs of transformer inference with hidden weights.
+#[derive(Debug, Parser)]
+#[command(name = "lamina", version, about, long_about = OVERVIEW, after_help = EXIT_CODES, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+}
+
+/// Options of every command.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// Print the result as one JSON object on standard output
+    #[arg(long, global = true, help_heading = "Every command")]
+    pub json: bool,
+    /// Show no progress
+    #[arg(long, short, global = true, help_heading = "Every command")]
+    pub quiet: bool,
+    /// Keep keys, reference strings and the demo's publication here [LAMINA_CACHE, else the user's cache]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Every command")]
+    pub cache: Option<PathBuf>,
+    /// Replace files that exist
+    #[arg(long, global = true, help_heading = "Every command")]
+    pub force: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Prove and verify a small bundled model, then show forgeries being rejected
+    #[command(after_help = "\
+Needs no argument and no download. Publishes the bundled model, proves its four blocks on a prompt with
+hidden boundaries between them, verifies the chain, then tampers with a weight, an activation, a boundary and
+a proof byte and shows the error that rejects each. Exits with 3 if any of them is accepted.
+
+The demo draws its own reference string, whose secret it could have kept: it proves nothing to anyone else.
+
+  lamina demo
+  lamina demo --json | jq .blocks")]
+    Demo(DemoArgs),
+    /// Show how a model's blocks would be laid out, and what a proof costs
+    #[command(after_help = "\
+  lamina plan                                   the bundled model
+  lamina plan --model SmolLM2.gguf --tokens 32
+  lamina plan --model SmolLM2.gguf --tokens 32 --weight-bits 8 --json")]
+    Plan(PlanArgs),
+    /// Compare the fixed-point model with the float model on a text
+    #[command(after_help = "\
+Reports per site the largest and mean error, the perplexity of both models and how often their next tokens
+agree.
+
+  lamina eval
+  lamina eval --model SmolLM2.gguf --text shakespeare.txt --tokens 128")]
+    Eval(EvalArgs),
+    /// Commit to a model's weights: a public card, range proofs, and a secret package for provers
+    #[command(after_help = "\
+Writes to --out:
+
+  card.json      public: scales, keys, one commitment a weight column
+  ranges/        public: one proof a slice that all committed weights are in range
+  secret/        for provers only: blinding values and integer weights
+
+Interrupted or repeated with the same arguments, it goes on where it stopped.
+
+  lamina publish --model SmolLM2.gguf --out smol.lamina
+  lamina publish --model SmolLM2.gguf --out smol.lamina --layers 0..2 --weight-bits 8 --tokens 64")]
+    Publish(PublishArgs),
+    /// Prove blocks of a published model on a prompt
+    #[command(after_help = "\
+Runs the model in integers up to the last layer asked for and proves the layers asked for. Writes one
+`layer-I.proof` a layer: public, all that a verifier needs besides the card. Between layers the activations stay
+hidden; `secret/` holds what the prover of the next layer needs (activations and their blinding values).
+
+  lamina prove --model M.gguf --published M.lamina --layer 3 --prompt \"Hello\" --out proofs
+  lamina prove --model M.gguf --published M.lamina --layers 0..30 --prompt \"Hello\" --out proofs
+  lamina prove ... --open-input --open-output   public activations at both ends")]
+    Prove(ProveArgs),
+    /// Verify proofs against a card, one slice or a whole chain
+    #[command(after_help = "\
+All layers of the card in order are verified as one chain; fewer are verified one by one, and each boundary
+between neighbours is compared. What is not given as an option is taken from the proofs and reported as claimed.
+
+  lamina verify --card M.lamina/card.json proofs/layer-3.proof
+  lamina verify --card M.lamina/card.json --model ID --request R --node N proofs/*.proof
+  lamina verify --card M.lamina/card.json --check-key --allow-insecure-srs proofs/*.proof")]
+    Verify(VerifyArgs),
+    /// Say what a file is: a card, a proof, a reference string, a key, a model
+    #[command(after_help = "\
+Reads any file that lamina writes or reads and prints what is public about it. Never prints weights,
+activations or blinding values.
+
+  lamina inspect M.lamina/card.json
+  lamina inspect proofs/layer-3.proof --json")]
+    Inspect(InspectArgs),
+    /// Reference strings: generate a development one, import a ceremony's, list
+    #[command(after_help = "\
+Proofs are only as sound as the reference string: use one from a ceremony with many participants.
+
+  lamina srs import powersOfTau28_hez_final_16.ptau --ceremony \"Hermez\"
+  lamina srs import kzg_bn254_16.srs
+  lamina srs insecure --k 14
+  lamina srs info")]
+    Srs {
+        /// What to do.
+        #[command(subcommand)]
+        command: SrsCommand,
+    },
+    /// Time the prover on a real block or on a random one of any shape
+    #[command(after_help = "\
+The timed proof is always verified; `verified` in the result says so.
+
+  lamina bench block --model SmolLM2.gguf --layer 0 --tokens 32 --json
+  lamina bench shape --hidden 768 --ffn 3072 --heads 12 --kv-heads 12 --tokens 64 --json
+  lamina bench shape --hidden 128 --ffn 344 --heads 4 --kv-heads 2 --tokens 32 --stock")]
+    Bench {
+        /// What to time.
+        #[command(subcommand)]
+        command: BenchCommand,
+    },
+}
+
+/// `lamina demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Text to run the model on
+    #[arg(long, default_value = DEMO_PROMPT, hide_default_value = true)]
+    pub prompt: String,
+    /// Publish anew instead of reusing the publication of an earlier run
+    #[arg(long)]
+    pub fresh: bool,
+}
+
+/// The demo's text: about 32 tokens.
+pub const DEMO_PROMPT: &str = "The old man walked down to the river every morning and looked at the water. \
+He had a small boat and a dog that liked to sit";
+
+/// Where a model comes from and how it is quantised.
+#[derive(Clone, Debug, Args)]
+pub struct ModelArgs {
+    /// GGUF file, safetensors file or directory; the bundled model if absent
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// Bits of a weight
+    #[arg(long, value_name = "BITS", default_value_t = 16, value_parser = weight_bits)]
+    pub weight_bits: u32,
+    /// Tokens a proof is for; shorter prompts are padded
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
+    pub tokens: usize,
+    /// Text that the scales are chosen on; a bundled one if absent
+    #[arg(long, value_name = "TEXTFILE")]
+    pub calibrate: Option<PathBuf>,
+}
+
+/// `lamina plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+/// `lamina eval`.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// The model.
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Text to compare on; a bundled one if absent
+    #[arg(long, value_name = "TEXTFILE")]
+    pub text: Option<PathBuf>,
+}
+
+/// `lamina publish`.
+#[derive(Debug, Args)]
+pub struct PublishArgs {
+    /// GGUF file, safetensors file or directory, or `bundled`
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// Where the publication goes
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Bits of a weight
+    #[arg(long, value_name = "BITS", default_value_t = 16, value_parser = weight_bits)]
+    pub weight_bits: u32,
+    /// Tokens a proof is for; shorter prompts are padded
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
+    pub tokens: usize,
+    /// Layers to publish: `4`, `0..4` (the end is not included) or `2..`
+    #[arg(long, value_name = "A..B", value_parser = layers)]
+    pub layers: Option<LayerRange>,
+    /// Text that the scales are chosen on; a bundled one if absent
+    #[arg(long, value_name = "TEXTFILE")]
+    pub calibrate: Option<PathBuf>,
+    /// Name in the card; the file's name if absent
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Publisher in the card: 64 hexadecimal digits, or any text, which is hashed
+    #[arg(long, value_name = "ID", default_value = "anonymous")]
+    pub publisher: String,
+    /// Reference string to use: its identifier or the first digits of it; see `lamina srs info`
+    #[arg(long, value_name = "ID")]
+    pub srs: Option<String>,
+    /// Use a development reference string if there is no other: such proofs prove nothing
+    #[arg(long)]
+    pub insecure_srs: bool,
+}
+
+/// `lamina prove`.
+#[derive(Debug, Args)]
+pub struct ProveArgs {
+    /// The model that was published: GGUF file, safetensors file or directory, or `bundled`
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// What `lamina publish` wrote
+    #[arg(long, value_name = "DIR")]
+    pub published: PathBuf,
+    /// The layer to prove, counted from 0
+    #[arg(long, value_name = "I", required_unless_present = "layers", conflicts_with = "layers")]
+    pub layer: Option<usize>,
+    /// The layers to prove: `0..4` (the end is not included) or `2..`
+    #[arg(long, value_name = "A..B", value_parser = layers)]
+    pub layers: Option<LayerRange>,
+    /// The text to run the model on
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+    /// Where the proofs go
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Make the activations that enter the first layer public
+    #[arg(long)]
+    pub open_input: bool,
+    /// Make the activations that leave the last layer public
+    #[arg(long)]
+    pub open_output: bool,
+    /// The request that is answered: 64 hexadecimal digits, or any text, which is hashed; random if absent
+    #[arg(long, value_name = "ID")]
+    pub request: Option<String>,
+    /// The node that answers: 64 hexadecimal digits, or any text, which is hashed
+    #[arg(long, value_name = "ID", default_value = "anonymous")]
+    pub node: String,
+}
+
+/// `lamina verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The model's card
+    #[arg(long, value_name = "CARD")]
+    pub card: PathBuf,
+    /// Proofs, in any order
+    #[arg(value_name = "ENVELOPE", required = true)]
+    pub envelopes: Vec<PathBuf>,
+    /// Accept a card that uses a development reference string
+    #[arg(long)]
+    pub allow_insecure_srs: bool,
+    /// Compute the verifying key from the card's public parameters and compare
+    #[arg(long)]
+    pub check_key: bool,
+    /// Model identifier that the card must have
+    #[arg(long, value_name = "ID")]
+    pub model: Option<String>,
+    /// Request that the proofs must answer
+    #[arg(long, value_name = "ID")]
+    pub request: Option<String>,
+    /// Node that the proofs must come from
+    #[arg(long, value_name = "ID")]
+    pub node: Option<String>,
+    /// Tokens, before padding, that the proofs must be for
+    #[arg(long, value_name = "N")]
+    pub tokens: Option<u32>,
+    /// Public activations that must enter the first slice (`input.json` of an open input)
+    #[arg(long, value_name = "FILE")]
+    pub input: Option<PathBuf>,
+    /// Public activations that must leave the last slice (`output.json` of an open output)
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Verifier's reference string; `srs.bin` beside the card if absent
+    #[arg(long, value_name = "FILE")]
+    pub srs: Option<PathBuf>,
+    /// Accept a card without range proofs beside it
+    #[arg(long)]
+    pub trust_publisher: bool,
+}
+
+/// `lamina inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// The file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// `lamina srs`.
+#[derive(Debug, Subcommand)]
+pub enum SrsCommand {
+    /// Draw a development reference string: anyone who ran this could forge proofs
+    Insecure {
+        /// It serves circuits of up to `2^k` rows
+        #[arg(long, value_parser = clap::value_parser!(u32).range(4..=22))]
+        k: u32,
+    },
+    /// Import halo2 parameters or a snarkjs `.ptau` file, and check it by pairings
+    Import {
+        /// The file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Name of the ceremony that it comes from
+        #[arg(long, value_name = "NAME")]
+        ceremony: Option<String>,
+        /// Keep at most `2^k` points
+        #[arg(long, value_parser = clap::value_parser!(u32).range(4..=22))]
+        k: Option<u32>,
+    },
+    /// List the reference strings in the cache, or describe one file
+    Info {
+        /// A reference string's file
+        #[arg(value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+}
+
+/// `lamina bench`.
+#[derive(Debug, Subcommand)]
+pub enum BenchCommand {
+    /// A block of a real model on real text
+    Block {
+        /// The model.
+        #[command(flatten)]
+        model: ModelArgs,
+        /// The layer, counted from 0
+        #[arg(long, value_name = "I", default_value_t = 0)]
+        layer: usize,
+        /// Time the stock prover on the same circuit too
+        #[arg(long)]
+        stock: bool,
+    },
+    /// A block of any shape with random weights
+    Shape(ShapeArgs),
+}
+
+/// `lamina bench shape`.
+#[derive(Clone, Debug, Args)]
+pub struct ShapeArgs {
+    /// Width of the residual stream
+    #[arg(long, value_name = "D", value_parser = positive)]
+    pub hidden: usize,
+    /// Width of the feed-forward layer
+    #[arg(long, value_name = "F", value_parser = positive)]
+    pub ffn: usize,
+    /// Query heads
+    #[arg(long, value_name = "H", value_parser = positive)]
+    pub heads: usize,
+    /// Key and value heads; divides the query heads
+    #[arg(long, value_name = "K", value_parser = positive)]
+    pub kv_heads: usize,
+    /// Tokens
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
+    pub tokens: usize,
+    /// Features of one head; hidden / heads if absent
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub head_dim: Option<usize>,
+    /// Bits of a weight
+    #[arg(long, value_name = "BITS", default_value_t = 16, value_parser = weight_bits)]
+    pub weight_bits: u32,
+    /// Time the stock prover on the same circuit too
+    #[arg(long)]
+    pub stock: bool,
+}
+
+/// A range of layers whose end may be open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerRange {
+    start: usize,
+    end: Option<usize>,
+}
+
+impl LayerRange {
+    /// One layer.
+    pub fn one(layer: usize) -> Self {
+        LayerRange { start: layer, end: Some(layer.saturating_add(1)) }
+    }
+
+    /// The layers of a model of `count` layers; `None` when there are not so many.
+    pub fn of(self, count: usize) -> Option<Range<usize>> {
+        let range = self.start..self.end.unwrap_or(count);
+        (range.start < range.end && range.end <= count).then_some(range)
+    }
+}
+
+impl std::fmt::Display for LayerRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.end {
+            Some(end) => write!(f, "{}..{end}", self.start),
+            None => write!(f, "{}..", self.start),
+        }
+    }
+}
+
+fn layers(text: &str) -> Result<LayerRange, String> {
+    let number = |text: &str| text.parse::<usize>().map_err(|_| format!("`{text}` is not a layer number"));
+    match text.split_once("..") {
+        None => number(text).map(LayerRange::one),
+        Some((start, end)) => {
+            let start = if start.is_empty() { 0 } else { number(start)? };
+            let end = if end.is_empty() { None } else { Some(number(end)?) };
+            if end.is_some_and(|end| end <= start) {
+                return Err("the range is empty: the end is not included".into());
+            }
+            Ok(LayerRange { start, end })
+        }
+    }
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("a number of at least 1 is needed".into()),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn weight_bits(text: &str) -> Result<u32, String> {
+    match text {
+        "8" => Ok(8),
+        "16" => Ok(16),
+        _ => Err("8 or 16 bits".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn layer_ranges_say_what_they_mean() {
+        let of = |text, count| layers(text).map(|range| range.of(count));
+        assert_eq!(of("2", 4), Ok(Some(2..3)));
+        assert_eq!(of("1..3", 4), Ok(Some(1..3)));
+        assert_eq!(of("2..", 4), Ok(Some(2..4)));
+        assert_eq!(of("..2", 4), Ok(Some(0..2)));
+        assert_eq!(of("4..", 4), Ok(None));
+        assert_eq!(of("0..5", 4), Ok(None));
+        assert!(layers("3..3").is_err());
+        assert!(layers("x").is_err());
+    }
+}

@@ -1,0 +1,225 @@
+//! `lamina inspect`: what a file is, and what is public about it.
+
+use std::path::Path;
+
+use lamina_verifier::{
+    boundary::BoundaryReference,
+    card::InsecureSrs,
+    encoding::to_hex,
+    envelope::{Claims, Envelope, HEADER_BYTES, MAGIC as PROOF_MAGIC},
+    hash::Digest,
+    srs::VerifierSrs,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    Session,
+    cli::InspectArgs,
+    engine::{BlockCard, LoadedCard},
+    failure::{Classify, Failure, Kind, Result},
+    files,
+    output::Output,
+    publication::{Folder, MAX_PROOF_BYTES, MAX_SRS_BYTES},
+};
+
+/// Runs the command.
+///
+/// # Errors
+/// The file is of no kind that lamina knows, or damaged.
+pub fn run(session: &Session, arguments: &InspectArgs) -> Result<()> {
+    let value = inspect(session, &arguments.file)?;
+    show(&session.output, &value)
+}
+
+/// Prints what was found: names and values for people, JSON for programs.
+///
+/// # Errors
+/// Standard output is closed or full.
+pub fn show(output: &Output, value: &Value) -> Result<()> {
+    output.value(value)?;
+    lines(output, "", value)
+}
+
+fn lines(output: &Output, prefix: &str, value: &Value) -> Result<()> {
+    match value {
+        Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {
+            let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            lines(output, &name, value)
+        }),
+        Value::Array(items) => items.iter().enumerate().try_for_each(|(at, value)| {
+            lines(output, &format!("{prefix}[{at}]"), value)
+        }),
+        Value::String(text) => output.line(format!("{prefix:<28} {text}")),
+        other => output.line(format!("{prefix:<28} {other}")),
+    }
+}
+
+fn inspect(session: &Session, path: &Path) -> Result<Value> {
+    if path.is_dir() {
+        let card = Folder::new(path).card();
+        if card.exists() {
+            return inspect(session, &card);
+        }
+        return model(path);
+    }
+    let head = head(path)?;
+    match &head[..] {
+        head if head.starts_with(PROOF_MAGIC) => proof(path),
+        head if head.starts_with(b"LAMINASV") => {
+            let srs = VerifierSrs::read(&files::read(path, MAX_SRS_BYTES)?).context(path.display())?;
+            Ok(json!({
+                "kind": "verifier's reference string",
+                "id": srs.id(),
+                "k": srs.log_n(),
+                "insecure": srs.identity().insecure(),
+                "open_boundaries": srs.has_lagrange_basis(),
+            }))
+        }
+        head if head.starts_with(b"LAMINASR") => super::srs::inspect(session, path),
+        head if head.starts_with(b"lamina-K") => proving_key(path),
+        head if head.starts_with(b"LAMINATL") => {
+            Ok(secret("blinding values of committed columns", path)?)
+        }
+        head if head.starts_with(b"LAMINAWT") => Ok(secret("integer weights of a layer", path)?),
+        head if head.starts_with(b"LAMINAAC") => Ok(secret("activations of a hidden boundary", path)?),
+        head if head.starts_with(b"GGUF") => model(path),
+        head if head.starts_with(b"ptau") => super::srs::inspect(session, path),
+        _ if path.extension().is_some_and(|e| e == "safetensors") => model(path),
+        head if head.first() == Some(&b'{') => json_file(path),
+        // What is left could be halo2 parameters, which have no mark.
+        _ => super::srs::inspect(session, path).map_err(|_| {
+            Failure::new(
+                Kind::Input,
+                format_args!(
+                    "{} is no card, proof, reference string, key or model that lamina knows",
+                    path.display()
+                ),
+            )
+        }),
+    }
+}
+
+fn head(path: &Path) -> Result<Vec<u8>> {
+    use std::io::Read;
+    let context = || format!("cannot read {}", path.display());
+    let mut bytes = vec![];
+    let file = std::fs::File::open(path).context(context())?;
+    file.take(16).read_to_end(&mut bytes).context(context())?;
+    Ok(bytes)
+}
+
+fn secret(what: &str, path: &Path) -> Result<Value> {
+    Ok(json!({
+        "kind": what,
+        "secret": true,
+        "bytes": std::fs::metadata(path)?.len(),
+    }))
+}
+
+fn model(path: &Path) -> Result<Value> {
+    let model = lamina_model::import(path)?;
+    Ok(json!({
+        "kind": "model",
+        "config": serde_json::to_value(&model.config)?,
+        "parameters": model.parameters(),
+        "tokenizer": model.tokenizer.is_some(),
+    }))
+}
+
+fn proving_key(path: &Path) -> Result<Value> {
+    let bytes = files::read(path, 8 << 30)?;
+    let (head, _) = bytes.split_at_checked(74).ok_or_else(|| {
+        Failure::new(Kind::Input, format_args!("{} is a truncated proving key", path.display()))
+    })?;
+    Ok(json!({
+        "kind": "proving key",
+        "version": u16::from_le_bytes([head[8], head[9]]),
+        "bytes": bytes.len(),
+        "digest": to_hex(&head[10..42]),
+    }))
+}
+
+fn json_file(path: &Path) -> Result<Value> {
+    let bytes = files::read(path, 64 << 20)?;
+    let value: Value = serde_json::from_slice(&bytes).context(path.display())?;
+    if value.get("model_type").is_some() && value.get("hidden_size").is_some() {
+        return model(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")));
+    }
+    if value.get("kinds").is_none() {
+        return Err(Failure::new(
+            Kind::Input,
+            format_args!("{} is JSON, but no model card", path.display()),
+        ));
+    }
+    let loaded = LoadedCard::load(&bytes, InsecureSrs::Accept).context(path.display())?;
+    let card: BlockCard = serde_json::from_slice(&bytes)?;
+    let kinds: Vec<Value> = card
+        .kinds
+        .iter()
+        .map(|kind| {
+            json!({
+                "name": kind.name,
+                "slice": { "params": kind.slice.params, "key_digest": kind.slice.key_digest },
+                "range": { "params": kind.range.params, "key_digest": kind.range.key_digest },
+            })
+        })
+        .collect();
+    let shape = loaded.key(0).map(|key| key.shape().clone());
+    Ok(json!({
+        "kind": "card",
+        "model": loaded.model(),
+        "name": card.name,
+        "publisher": card.publisher,
+        "architecture": card.architecture,
+        "quantisation": card.quantisation,
+        "srs": card.srs,
+        "kinds": kinds,
+        "slices": card.slices.len(),
+        "weight_commitments_per_slice": card.slices.iter().map(|s| s.weights.len()).max(),
+        "proof_bytes": shape.as_ref().map(Envelope::bytes),
+        "rows": shape.as_ref().map(|shape| 1u64 << shape.log_n),
+        "usable_rows": shape.as_ref().map(|shape| shape.usable_rows),
+    }))
+}
+
+fn proof(path: &Path) -> Result<Value> {
+    let bytes = files::read(path, MAX_PROOF_BYTES)?;
+    let claims = Claims::peek(&bytes).kind(Kind::Input).context(path.display())?;
+    let context = claims.context;
+    let mut value = json!({
+        "kind": "proof",
+        "bytes": bytes.len(),
+        "body_bytes": bytes.len() - HEADER_BYTES,
+        "key": claims.key,
+        "srs": claims.srs,
+        "model": context.model,
+        "slice": context.slice,
+        "request": context.request,
+        "node": context.node,
+        "tokens": context.tokens,
+        "note": "what the proof claims; `lamina verify` checks it",
+    });
+    // With its card beside it, or in the folder above, the rest can be read too.
+    let parent = path.parent().unwrap_or(Path::new("."));
+    for folder in [parent, &parent.join("..")] {
+        let Ok(json) = files::read(&Folder::new(folder).card(), 64 << 20) else { continue };
+        let Ok(card) = LoadedCard::load(&json, InsecureSrs::Accept) else { continue };
+        let key = [card.key(context.slice), card.range_key(context.slice)]
+            .into_iter()
+            .flatten()
+            .find(|key| key.digest() == claims.key);
+        let Some(key) = key else { continue };
+        let envelope = Envelope::decode(&bytes, key.shape()).kind(Kind::Input).context(path.display())?;
+        let boundary = |b: &BoundaryReference| {
+            json!({
+                "kind": format!("{:?}", b.kind).to_lowercase(),
+                "commitments": b.columns.iter().map(|c| {
+                    Digest(lamina_verifier::encoding::g1_bytes(c))
+                }).collect::<Vec<_>>(),
+            })
+        };
+        value["input"] = boundary(&envelope.input);
+        value["output"] = boundary(&envelope.output);
+    }
+    Ok(value)
+}

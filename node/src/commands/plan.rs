@@ -1,0 +1,56 @@
+//! `lamina plan`: the layout of a model's blocks and what a proof costs.
+
+use crate::{
+    Session,
+    cli::{ModelArgs, PlanArgs},
+    failure::Result,
+    output::{grouped, table},
+    progress::Bar,
+    source::{self, Choices},
+};
+
+impl ModelArgs {
+    /// How the model becomes integers.
+    pub fn choices(&self) -> Choices<'_> {
+        Choices {
+            weight_bits: self.weight_bits,
+            tokens: self.tokens,
+            calibrate: self.calibrate.as_deref(),
+        }
+    }
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// The model is unusable, or no layout fits.
+pub fn run(session: &Session, arguments: &PlanArgs) -> Result<()> {
+    let output = &session.output;
+    let bar = Bar::new(output, "planning", 1);
+    bar.begin(0, "quantising")?;
+    let prepared = source::prepare(arguments.model.model.as_deref(), &arguments.model.choices())?;
+    drop(bar);
+    let plan = &prepared.plan;
+    let mut value = serde_json::to_value(plan)?;
+    value["layers"] = prepared.integers.blocks.len().into();
+    value["headroom"] = serde_json::to_value(&prepared.integers.headroom)?;
+    output.value(&value)?;
+    output.line(plan.to_string())?;
+    output.line(format!(
+        "model     {} layers, {} weights in blocks, {} KiB of proofs a pass",
+        prepared.integers.blocks.len(),
+        grouped(plan.weights * prepared.integers.blocks.len()),
+        grouped(plan.proof_bytes * prepared.integers.blocks.len() / 1024),
+    ))?;
+    let mut rows = vec![["site", "largest", "limit", "room, bits"].map(String::from).to_vec()];
+    rows.extend(prepared.integers.headroom.iter().map(|site| {
+        vec![
+            site.site.clone(),
+            format!("{:.0}", site.largest),
+            format!("{:.0}", site.limit),
+            format!("{:.2}", site.headroom_bits),
+        ]
+    }));
+    output.line("")?;
+    table(&rows).into_iter().try_for_each(|line| output.line(line))
+}

@@ -1,0 +1,104 @@
+//! `lamina publish`: commit to a model's weights once.
+
+use lamina_prover::srs::Srs;
+use serde_json::json;
+
+use crate::{
+    Session,
+    cli::PublishArgs,
+    engine::CardText,
+    failure::{Failure, Kind, Result},
+    ids,
+    output::grouped,
+    publication::{self, Folder},
+    source::{self, Choices},
+};
+
+/// Runs the command.
+///
+/// # Errors
+/// The model is unusable, there is no reference string, another publication is in the way.
+pub fn run(session: &Session, arguments: &PublishArgs) -> Result<()> {
+    let output = &session.output;
+    let choices = Choices {
+        weight_bits: arguments.weight_bits,
+        tokens: arguments.tokens,
+        calibrate: arguments.calibrate.as_deref(),
+    };
+    let prepared = source::prepare(Some(&arguments.model), &choices)?;
+    let count = prepared.integers.blocks.len();
+    let layers = match arguments.layers {
+        None => 0..count,
+        Some(range) => range.of(count).ok_or_else(|| {
+            Failure::new(Kind::Input, format_args!("--layers {range}: the model has layers 0..{count}"))
+        })?,
+    };
+    let name = arguments.name.clone().unwrap_or_else(|| source::name(&arguments.model));
+    let text = CardText {
+        source: format!("layers {}..{} of {count}", layers.start, layers.end),
+        name,
+        publisher: ids::node(&arguments.publisher),
+        layers: count,
+    };
+    let srs = reference_string(session, arguments, prepared.plan.k)?;
+    if srs.identity().insecure() {
+        output.note(
+            "warning: this publication uses an INSECURE development reference string: its proofs prove \
+             nothing, and `lamina verify` refuses them without --allow-insecure-srs",
+        );
+    }
+    let folder = Folder::new(&arguments.out);
+    let (published, _) =
+        publication::publish(session, &prepared, layers.clone(), &folder, &text, &srs, session.existing)?;
+    let plan = &prepared.plan;
+    let bytes: u64 = std::fs::metadata(folder.card())?.len();
+    output.line(format!("model     {}", published.loaded.model()))?;
+    output.line(format!("card      {} ({} bytes)", folder.card().display(), grouped(bytes as usize)))?;
+    output.line(format!(
+        "slices    {} (layers {}..{}), {} weight commitments each, ranges proved",
+        layers.len(),
+        layers.start,
+        layers.end,
+        plan.columns.weights
+    ))?;
+    output.line(format!(
+        "srs       {} ({})",
+        srs.id(),
+        if srs.identity().insecure() { "INSECURE development string" } else { "secure if its ceremony was" }
+    ))?;
+    output.line(format!(
+        "secret    {}: for provers only, never for verifiers",
+        arguments.out.join("secret").display()
+    ))?;
+    output.value(&json!({
+        "model": published.loaded.model(),
+        "card": folder.card(),
+        "layers": [layers.start, layers.end],
+        "k": plan.k,
+        "tokens": plan.params.spec.tokens,
+        "weight_bits": plan.params.spec.weight_bits,
+        "weight_columns": plan.columns.weights,
+        "srs": srs.id(),
+        "insecure_srs": srs.identity().insecure(),
+    }))
+}
+
+fn reference_string(session: &Session, arguments: &PublishArgs, k: u32) -> Result<Srs> {
+    let stored = session.cache.stored_srs()?;
+    let wanted = |id: &dyn std::fmt::Display| {
+        arguments.srs.as_ref().is_none_or(|digits| id.to_string().starts_with(digits.as_str()))
+    };
+    let fits = stored.iter().filter(|srs| srs.k >= k && wanted(&srs.id));
+    let allowed = fits.filter(|srs| !srs.insecure || arguments.insecure_srs || arguments.srs.is_some());
+    match allowed.min_by_key(|srs| (srs.insecure, srs.k)) {
+        Some(found) => session.cache.srs(found.id, k),
+        None if arguments.insecure_srs && arguments.srs.is_none() => session.cache.insecure_srs(k),
+        None => Err(Failure::new(
+            Kind::Input,
+            format_args!(
+                "no reference string for 2^{k} rows: import one with `lamina srs import FILE --k {k}`, or try \
+                 things out with --insecure-srs"
+            ),
+        )),
+    }
+}
