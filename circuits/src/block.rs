@@ -715,6 +715,10 @@ impl SliceCircuit for BlockCircuit {
         DEGREE
     }
 
+    fn weight_bits(params: &BlockParams) -> Option<u32> {
+        Some(params.spec.weight_bits)
+    }
+
     fn linked(params: &BlockParams) -> LinkedColumns {
         let Ok(layout) = params.layout() else { return LinkedColumns::default() };
         let b = layout.boundary_columns;

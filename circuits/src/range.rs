@@ -258,6 +258,10 @@ impl SliceCircuit for RangeCircuit {
         DEGREE
     }
 
+    fn weight_bits(params: &RangeParams) -> Option<u32> {
+        Some(params.bits)
+    }
+
     fn linked(params: &RangeParams) -> LinkedColumns {
         LinkedColumns { weights: 0..params.columns, ..LinkedColumns::default() }
     }

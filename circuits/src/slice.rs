@@ -49,6 +49,14 @@ pub trait SliceCircuit: Circuit<Fr, Params: Clone + Serialize + DeserializeOwned
     /// The degree that the constraint system must turn out to have.
     fn degree(params: &Self::Params) -> usize;
 
+    /// The width of a weight: what a slice's static bounds assume, what a range circuit proves.
+    ///
+    /// # Soundness
+    /// A card whose range circuit proves a greater width than its slice circuit assumes is refused.
+    fn weight_bits(_params: &Self::Params) -> Option<u32> {
+        None
+    }
+
     /// Which advice columns are linked.
     fn linked(params: &Self::Params) -> LinkedColumns;
 }

@@ -29,8 +29,8 @@ use lamina_prover::{
 use lamina_verifier::{
     G1Affine,
     card::{
-        Architecture, CARD_FORMAT, Card, CircuitEntry, Commitment, InsecureSrs, KeyBytes, KindEntry,
-        ModelCard, Quantisation, SliceEntry, SrsReference,
+        Architecture, CARD_FORMAT, Card, CardError, CircuitEntry, Commitment, InsecureSrs, KeyBytes,
+        KindEntry, ModelCard, Quantisation, SliceEntry, SrsReference,
     },
     context::Context,
     hash::{Digest, ModelId, NodeId, ProtocolId, RequestId},
@@ -55,6 +55,7 @@ struct World {
     weights: Vec<BlockWeights>,
     columns: Vec<Arc<Vec<Arc<Vec<i16>>>>>,
     published: Vec<BlindedColumns>,
+    model_card: ModelCard<BlockParams, RangeParams>,
     card: BlockCard,
     model: ModelId,
     x: Vec<i32>,
@@ -91,7 +92,7 @@ fn world() -> &'static World {
             .map(|w| Arc::new(layout.weight_columns(w).into_iter().map(Arc::new).collect()))
             .collect();
         let published: Vec<_> = columns.iter().map(|c| publish(&srs, &key, c)).collect();
-        let card = ModelCard {
+        let model_card = ModelCard {
             format: CARD_FORMAT,
             protocol: ProtocolId::current(),
             name: "two small blocks".into(),
@@ -116,7 +117,7 @@ fn world() -> &'static World {
                 })
                 .collect(),
         };
-        let card = BlockCard::load(&card.to_json(), InsecureSrs::Accept).unwrap();
+        let card = BlockCard::load(&model_card.to_json(), InsecureSrs::Accept).unwrap();
         let model = card.model();
         let x = testing::activations(&params.spec, 7);
         World {
@@ -129,6 +130,7 @@ fn world() -> &'static World {
             weights,
             columns,
             published,
+            model_card,
             card,
             model,
             x,
@@ -307,6 +309,21 @@ fn publication_proves_ranges() {
     let forged = prove(0, &wide, &publish(&w.srs, &w.key, &wide));
     let error = verify_publication(w.model, &w.card, &w.verifier_srs, &[&forged, refs[1]]).unwrap_err();
     assert!(matches!(&error, PublicationError::Slice(e) if constraints_fail(&e.refusal)), "{error}");
+}
+
+// S29: a card whose range circuit proves more bits than the block's bounds assume.
+#[test]
+fn cards_of_two_widths_are_refused() {
+    let w = world();
+    let range = RangeParams { bits: 10, ..w.range.clone() };
+    let circuit = RangeCircuit { params: range.clone(), witness: None };
+    let key = ProvingKey::generate(&w.srs.params(), &circuit).unwrap();
+    let mut card = w.model_card.clone();
+    card.kinds[0].range = entry(key.vk(), range);
+    assert_eq!(
+        BlockCard::check(&card, InsecureSrs::Accept).unwrap_err(),
+        CardError::WeightBits { kind: 0, slice: Some(8), range: Some(10), card: 8 }
+    );
 }
 
 // S10: a proof made with one weight changed by one, link proof included.

@@ -97,6 +97,20 @@ pub enum CardError {
         /// Index of the kind.
         kind: usize,
     },
+    /// The range circuit proves another width than the slice circuit's static bounds assume.
+    #[error(
+        "kind {kind}: weights are of {slice:?} bits to the slice circuit, {range:?} to the range circuit, {card} to the card"
+    )]
+    WeightBits {
+        /// Index of the kind.
+        kind: usize,
+        /// What the slice circuit assumes.
+        slice: Option<u32>,
+        /// What the range circuit proves.
+        range: Option<u32>,
+        /// What the card says.
+        card: u32,
+    },
     /// A slice names a kind that is not there.
     #[error("slice {slice} is of kind {kind}, which is not there")]
     Kind {
@@ -405,6 +419,13 @@ impl<C: SliceCircuit, R: SliceCircuit> Card<C, R> {
             })
             .collect::<Result<Vec<_>, CardError>>()?;
         check_kinds(&kinds)?;
+        for (kind, entry) in card.kinds.iter().enumerate() {
+            let (slice, range) = (C::weight_bits(&entry.slice.params), R::weight_bits(&entry.range.params));
+            let bits = card.quantisation.weight_bits;
+            if slice != range || slice.is_some_and(|width| width != bits) {
+                return Err(CardError::WeightBits { kind, slice, range, card: bits });
+            }
+        }
         let slices = card
             .slices
             .iter()
