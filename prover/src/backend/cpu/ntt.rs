@@ -86,28 +86,62 @@ impl Ntt {
     }
 }
 
+/// Butterflies of one pass, decimation in frequency.
+#[inline(always)]
+fn down_pass(low: &mut [Fr], high: &mut [Fr], roots: &[Fr]) {
+    for ((a, b), root) in low.iter_mut().zip(high).zip(roots) {
+        let difference = *a - *b;
+        *a += *b;
+        *b = difference * root;
+    }
+}
+
+/// Butterflies of one pass, decimation in time.
+#[inline(always)]
+fn up_pass(low: &mut [Fr], high: &mut [Fr], roots: &[Fr]) {
+    for ((a, b), root) in low.iter_mut().zip(high).zip(roots) {
+        let turned = *b * root;
+        *b = *a - turned;
+        *a += turned;
+    }
+}
+
+#[inline(always)]
+fn plain(a: &mut Fr, b: &mut Fr) {
+    let difference = *a - *b;
+    *a += *b;
+    *b = difference;
+}
+
 /// Decimation in frequency: natural to bit-reversed order.
 fn down(values: &mut [Fr], levels: &[Vec<Fr>]) {
-    let n = values.len();
+    // The smallest sizes are written out: their roots are 1 and a fourth root of unity.
+    match values {
+        [_] => return,
+        [a, b] => return plain(a, b),
+        [a, b, c, d] => {
+            plain(a, c);
+            plain(b, d);
+            *d *= levels[1][1];
+            plain(a, b);
+            return plain(c, d);
+        }
+        _ => {}
+    }
     let Some((roots, levels)) = levels.split_last() else {
         return;
     };
-    let (low, high) = values.split_at_mut(n / 2);
-    let pass = |low: &mut [Fr], high: &mut [Fr], from: usize| {
-        for (i, (a, b)) in low.iter_mut().zip(high).enumerate() {
-            let difference = *a - *b;
-            *a += *b;
-            *b = difference * roots[from + i];
-        }
-    };
-    if n >= PARALLEL {
-        low.par_chunks_mut(PARALLEL / 4)
-            .zip(high.par_chunks_mut(PARALLEL / 4))
-            .enumerate()
-            .for_each(|(at, (low, high))| pass(low, high, at * (PARALLEL / 4)));
+    let (low, high) = values.split_at_mut(values.len() / 2);
+    if low.len() >= PARALLEL / 2 {
+        const BLOCK: usize = PARALLEL / 4;
+        low.par_chunks_mut(BLOCK)
+            .zip(high.par_chunks_mut(BLOCK))
+            .zip(roots.par_chunks(BLOCK))
+            .for_each(|((low, high), roots)| down_pass(low, high, roots));
         rayon::join(|| down(low, levels), || down(high, levels));
     } else {
-        pass(low, high, 0);
+        plain(&mut low[0], &mut high[0]);
+        down_pass(&mut low[1..], &mut high[1..], &roots[1..]);
         down(low, levels);
         down(high, levels);
     }
@@ -115,28 +149,34 @@ fn down(values: &mut [Fr], levels: &[Vec<Fr>]) {
 
 /// Decimation in time: bit-reversed to natural order.
 fn up(values: &mut [Fr], levels: &[Vec<Fr>]) {
-    let n = values.len();
+    match values {
+        [_] => return,
+        [a, b] => return plain(a, b),
+        [a, b, c, d] => {
+            plain(a, b);
+            plain(c, d);
+            *d *= levels[1][1];
+            plain(a, c);
+            return plain(b, d);
+        }
+        _ => {}
+    }
     let Some((roots, levels)) = levels.split_last() else {
         return;
     };
-    let (low, high) = values.split_at_mut(n / 2);
-    let pass = |low: &mut [Fr], high: &mut [Fr], from: usize| {
-        for (i, (a, b)) in low.iter_mut().zip(high).enumerate() {
-            let turned = *b * roots[from + i];
-            *b = *a - turned;
-            *a += turned;
-        }
-    };
-    if n >= PARALLEL {
+    let (low, high) = values.split_at_mut(values.len() / 2);
+    if low.len() >= PARALLEL / 2 {
+        const BLOCK: usize = PARALLEL / 4;
         rayon::join(|| up(low, levels), || up(high, levels));
-        low.par_chunks_mut(PARALLEL / 4)
-            .zip(high.par_chunks_mut(PARALLEL / 4))
-            .enumerate()
-            .for_each(|(at, (low, high))| pass(low, high, at * (PARALLEL / 4)));
+        low.par_chunks_mut(BLOCK)
+            .zip(high.par_chunks_mut(BLOCK))
+            .zip(roots.par_chunks(BLOCK))
+            .for_each(|((low, high), roots)| up_pass(low, high, roots));
     } else {
         up(low, levels);
         up(high, levels);
-        pass(low, high, 0);
+        plain(&mut low[0], &mut high[0]);
+        up_pass(&mut low[1..], &mut high[1..], &roots[1..]);
     }
 }
 
