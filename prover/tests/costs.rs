@@ -5,7 +5,11 @@
 
 mod toy;
 
-use std::{hint::black_box, time::Instant};
+use std::{
+    hint::black_box,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
 use ff::Field;
 use halo2_proofs::{
@@ -75,7 +79,12 @@ impl Circuit<Fr> for Wide {
             cells
                 .iter()
                 .enumerate()
-                .map(|(at, cell)| q[at % q.len()].clone() * (cell.clone() * cell.clone() - cell.clone()))
+                .map(|(at, cell)| {
+                    // Of the full degree: the stock prover leaves a quotient limb that is not needed unblinded,
+                    // and an envelope holds no identity.
+                    let square = cell.clone() * cell.clone();
+                    q[at % q.len()].clone() * (square.clone() * square - cell.clone())
+                })
                 .collect::<Vec<_>>()
         });
         (columns, fixed[0])
@@ -115,14 +124,30 @@ impl SliceCircuit for Wide {
     }
 }
 
+/// Processor time of all threads of this process where the system tells it, else the time of day: other
+/// processes do not disturb the former.
+fn clock() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let threads = std::fs::read_dir("/proc/self/task").ok().map(|tasks| {
+        tasks
+            .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
+            .filter_map(|stat| stat.split_whitespace().next()?.parse::<u64>().ok())
+            .sum::<u64>()
+    });
+    match threads {
+        Some(ns) if ns > 0 => Duration::from_nanos(ns),
+        _ => START.get_or_init(Instant::now).elapsed(),
+    }
+}
+
 fn time<T>(what: &str, mut work: impl FnMut() -> T) -> f64 {
-    const ROUNDS: u32 = 20;
+    const ROUNDS: u32 = 50;
     black_box(work());
-    let start = Instant::now();
+    let start = clock();
     for _ in 0..ROUNDS {
         black_box(work());
     }
-    let ms = start.elapsed().as_secs_f64() * 1e3 / f64::from(ROUNDS);
+    let ms = (clock() - start).as_secs_f64() * 1e3 / f64::from(ROUNDS);
     eprintln!("{what:<44} {ms:9.3} ms");
     ms
 }

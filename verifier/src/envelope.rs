@@ -118,6 +118,7 @@ pub struct Claims {
 /// A decoded envelope.
 ///
 /// # Soundness
+/// No commitment of the halo2 proof may be the identity: everything that a prover commits to is blinded.
 /// Decoding checks encodings, not statements. The halo2 proof's points are checked in full only by the
 /// verification that follows; what decoding lets pass and that accepts has no other encoding.
 #[derive(Clone, Debug, PartialEq)]
