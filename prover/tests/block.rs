@@ -6,7 +6,12 @@
 use std::sync::{Arc, OnceLock};
 
 use ff::Field;
-use halo2_proofs::plonk::VerifyingKey;
+use halo2_proofs::{
+    halo2curves::bn256::Bn256,
+    plonk::{VerifyingKey, verify_proof},
+    poly::kzg::{commitment::KZGCommitmentScheme, multiopen::VerifierSHPLONK, strategy::SingleStrategy},
+    transcript::{Blake2bRead, Challenge255, TranscriptReadBuffer},
+};
 use lamina_circuits::{
     Fr,
     assign::BlockWitness,
@@ -431,4 +436,51 @@ fn two_proofs_of_one_statement_share_nothing() {
     let fixed = shape.points - 2 + cs.advice_queries().len();
     let fixed = fixed..fixed + cs.fixed_queries().len();
     assert!(same.iter().all(|i| fixed.contains(i)), "equal fields {same:?}, fixed {fixed:?}");
+}
+
+/// Reference executor = circuit = proof, on random shapes: odd head counts, grouped queries, one token, more tokens
+/// than lanes, features and values that no lane count divides.
+#[test]
+fn random_shapes_are_proved_and_accepted() {
+    let mut rng = testing::Generator(99);
+    let mut pick = |from: usize, to: usize| from + rng.next_u64() as usize % (to - from + 1);
+    for round in 0..4 {
+        let kv_heads = pick(1, 2);
+        let shape = Shape {
+            hidden: pick(3, 7),
+            ffn: pick(1, 6),
+            heads: kv_heads * pick(1, 3),
+            kv_heads,
+            head_dim: 2 * pick(1, 2),
+        };
+        let (lanes, groups) = if round == 0 { (1, 1) } else { (pick(1, 3), pick(1, 3)) };
+        let params = testing::params(shape, lanes * groups, lanes, 10);
+        let circuit = BlockCircuit::new(&params).unwrap();
+        let weights = testing::weights(&params.spec, round, 50);
+        let trace = execute(&params.spec, &weights, &testing::activations(&params.spec, round)).unwrap();
+        let columns: Vec<_> = circuit.layout.weight_columns(&weights).into_iter().map(Arc::new).collect();
+        let witness = BlockWitness::new(&circuit.layout, Arc::new(columns), &trace);
+        let srs = Srs::generate_insecure(params.k).unwrap();
+        let key = ProvingKey::generate(&srs.params(), &circuit).unwrap();
+        let instances = vec![vec![Fr::from(round), Fr::ONE]];
+        let proved =
+            prover(&srs, &key).prove(&witness, &instances, &[], &mut Blinding::new(), &Silent).unwrap();
+        assert!(stock_accepts(&srs, &key, &instances, &proved.proof), "{params:?}");
+        // S9: another public value.
+        assert!(!stock_accepts(&srs, &key, &[vec![Fr::from(round), Fr::ZERO]], &proved.proof));
+    }
+}
+
+fn stock_accepts(srs: &Srs, key: &ProvingKey, instances: &[Vec<Fr>], proof: &[u8]) -> bool {
+    let params = srs.params();
+    let instances: Vec<&[Fr]> = instances.iter().map(Vec::as_slice).collect();
+    let mut transcript = Blake2bRead::<_, G1Affine, Challenge255<_>>::init(proof);
+    verify_proof::<KZGCommitmentScheme<Bn256>, VerifierSHPLONK<'_, Bn256>, _, _, _>(
+        &params,
+        key.vk(),
+        SingleStrategy::new(&params),
+        &[&instances],
+        &mut transcript,
+    )
+    .is_ok()
 }
