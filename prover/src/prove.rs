@@ -240,6 +240,12 @@ struct Limbs<P> {
     blinds: Vec<Fr>,
 }
 
+impl<P> Drop for Limbs<P> {
+    fn drop(&mut self) {
+        wipe(&mut self.blinds);
+    }
+}
+
 /// A polynomial that the opening argument opens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Opened {

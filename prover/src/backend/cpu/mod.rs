@@ -24,6 +24,7 @@ use super::{
     reference::{coset_generator, omega},
 };
 use crate::{
+    blinding::wipe,
     expression::{Identity, Source},
     setup::Bases,
 };
@@ -499,7 +500,7 @@ impl Backend for Cpu {
         let n = key.n;
         let program = Program::new(identity, n.trailing_zeros(), key.cosets);
         // `None` for slots whose coset values are cached.
-        let coefficients: Vec<Option<Vec<Fr>>> = program
+        let mut coefficients: Vec<Option<Vec<Fr>>> = program
             .slots
             .par_iter()
             .map(|slot| match slot {
@@ -545,6 +546,8 @@ impl Backend for Cpu {
                 part
             })
             .collect();
+        // Both hold the witness in another basis.
+        coefficients.par_iter_mut().flatten().chain(&mut buffers).for_each(|values| wipe(values));
         key.limb_weights
             .par_iter()
             .map(|weights| {
