@@ -101,10 +101,11 @@ Interrupted or repeated with the same arguments, it goes on where it stopped.
 Runs the model in integers up to the last layer asked for and proves the layers asked for. Writes one
 `layer-I.proof` a layer: public, all that a verifier needs besides the card. Between layers the activations stay
 hidden; `secret/` holds what the prover of the next layer needs (activations and their blinding values).
+Interrupted or repeated with the same arguments, it skips the layers that are finished.
 
   lamina prove --model M.gguf --published M.lamina --layer 3 --prompt \"Hello\" --out proofs
   lamina prove --model M.gguf --published M.lamina --layers 0..30 --prompt \"Hello\" --out proofs
-  lamina prove ... --open-input --open-output   public activations at both ends")]
+  lamina prove ... --open-input --open-output   public activations at both ends: boundary-I.json")]
     Prove(ProveArgs),
     /// Verify proofs against a card, one slice or a whole chain
     #[command(after_help = "\
@@ -161,9 +162,9 @@ pub struct DemoArgs {
     pub fresh: bool,
 }
 
-/// The demo's text: about 32 tokens.
+/// The demo's text: just under 32 tokens.
 pub const DEMO_PROMPT: &str = "The old man walked down to the river every morning and looked at the water. \
-He had a small boat and a dog that liked to sit";
+He had a small boat and a";
 
 /// Where a model comes from and how it is quantised.
 #[derive(Clone, Debug, Args)]
@@ -298,10 +299,10 @@ pub struct VerifyArgs {
     /// Tokens, before padding, that the proofs must be for
     #[arg(long, value_name = "N")]
     pub tokens: Option<u32>,
-    /// Public activations that must enter the first slice (`input.json` of an open input)
+    /// Public activations that must enter the first slice (the `boundary-I.json` of an open input)
     #[arg(long, value_name = "FILE")]
     pub input: Option<PathBuf>,
-    /// Public activations that must leave the last slice (`output.json` of an open output)
+    /// Public activations that must leave the last slice (the `boundary-I.json` of an open output)
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     /// Verifier's reference string; `srs.bin` beside the card if absent

@@ -7,7 +7,7 @@ use lamina_circuits::{
     plan::Plan,
     spec::{Activations, BlockSpec, BlockWeights},
 };
-use lamina_model::{Model, Options, QuantisedModel, quantise_on_text};
+use lamina_model::{Model, Options, QuantisedModel, quantise, quantise_on_text};
 
 use crate::{
     failure::{Classify, Failure, Kind, Result},
@@ -75,12 +75,17 @@ pub fn prepare(path: Option<&Path>, choices: &Choices<'_>) -> Result<Prepared> {
             ),
         ));
     }
-    let text = match choices.calibrate {
-        Some(path) => files::read_text(path)?,
-        None => CALIBRATION.to_owned(),
-    };
     let options = Options { weight_bits: choices.weight_bits, ..Options::new(choices.tokens) };
-    let mut integers = quantise_on_text(&float, &text, &options).context("quantising the model")?;
+    let quantised = match choices.calibrate {
+        Some(path) => quantise_on_text(&float, &files::read_text(path)?, &options),
+        // A vocabulary that can't express prose is calibrated on pseudo-random ids alone, as is a model
+        // without a tokenizer.
+        None => {
+            let ids = float.tokenizer().and_then(|t| t.encode(CALIBRATION)).unwrap_or_default();
+            quantise(&float, &ids, &options)
+        }
+    };
+    let mut integers = quantised.context("quantising the model")?;
     let plan = Plan::best(&integers.spec, choices.tokens).context("laying out the blocks")?;
     integers.spec = plan.params.spec.clone();
     Ok(Prepared { float, integers, plan })
@@ -116,6 +121,9 @@ pub fn prompt_ids(model: &Model, prompt: &str, limit: usize) -> Result<Vec<u32>>
 pub fn some_ids(model: &Model, count: usize) -> Result<Vec<u32>> {
     let mut ids = model.tokenizer()?.encode(CALIBRATION)?;
     ids.truncate(count);
+    if ids.is_empty() {
+        return Err(Failure::new(Kind::Input, "the tokenizer finds no tokens in the bench's text"));
+    }
     Ok(ids)
 }
 

@@ -347,12 +347,15 @@ impl Stage<'_> {
             Err(failure) if failure.kind == Kind::Interrupted => Err(failure),
             // Our prover refuses to finish; a node that claims the activations anyway is left with the honest
             // proof under a commitment to the changed ones.
-            Err(_) => {
+            Err(refusal) => {
                 let mut envelope = Envelope::decode(&one.bytes, self.prover.key().shape())?;
                 envelope.output = output.reference();
                 Ok(attempt(
                     "activation",
-                    how + ", claimed under the honest proof (no prover finishes another)",
+                    format!(
+                        "{how}: the prover says `{}`; then claimed under the honest proof",
+                        refusal.message()
+                    ),
                     "verifier",
                     self.verdict(one, &envelope.encode(), receipt),
                 ))

@@ -42,7 +42,6 @@ struct Presented<'a> {
 /// # Errors
 /// [`Kind::Rejected`] names the check that failed and where.
 pub fn run(session: &Session, arguments: &VerifyArgs) -> Result<()> {
-    let output = &session.output;
     let insecure =
         if arguments.allow_insecure_srs { InsecureSrs::Accept } else { InsecureSrs::Refuse };
     let (card, loaded) = publication::read_card(&arguments.card, insecure).map_err(explain_insecure)?;
