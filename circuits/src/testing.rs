@@ -43,7 +43,7 @@ pub fn tiny_scales() -> Scales {
 /// range at real shapes (hidden 64 to 4096); what benches use where no trained model is at hand.
 pub fn wide_scales(hidden: usize) -> Scales {
     // Normalised features of about 2^11: 2^(38 - shift) / sqrt(hidden).
-    let norm_shift = 27 - (hidden.ilog2() + 1) / 2;
+    let norm_shift = 27 - hidden.ilog2().div_ceil(2);
     Scales {
         act_bits: 16,
         residual_lo_bits: 9,
