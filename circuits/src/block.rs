@@ -692,8 +692,8 @@ impl Default for BlockParams {
 
 impl SliceCircuit for BlockCircuit {
     fn check(params: &BlockParams) -> Result<(), RefusedParams> {
-        if params.k > 24 {
-            return Err(RefusedParams { reason: "k is above 24" });
+        if params.k > 20 {
+            return Err(RefusedParams { reason: "k is above 20" });
         }
         match params.layout() {
             Ok(_) => Ok(()),

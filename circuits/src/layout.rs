@@ -291,8 +291,8 @@ impl Layout {
         }
         let groups = tokens / lanes;
         let active = (1usize << k).saturating_sub(UNUSABLE_ROWS + 1);
-        let strip = strip_rows(spec);
-        let value_start = groups * strip.len();
+        let strip_length = strip_length(spec);
+        let value_start = groups * strip_length;
         let value_blocks = s.head_dim.div_ceil(lanes);
         let cell_rows = value_start + tokens * s.kv_heads * value_blocks;
         let fits = |what, needed: usize| {
@@ -304,6 +304,9 @@ impl Layout {
         };
         fits("the cell region", cell_rows)?;
         fits("one token of a boundary", s.hidden)?;
+        // Parameters may come from a stranger's card: nothing is allocated before the rows are known to fit.
+        let strip = strip_rows(spec);
+        debug_assert_eq!(strip.len(), strip_length);
         let boundary_tokens = (active / s.hidden).min(tokens);
         let boundary_columns = tokens.div_ceil(boundary_tokens);
 
@@ -635,6 +638,12 @@ impl Layout {
             })
             .collect()
     }
+}
+
+/// Rows of a strip.
+fn strip_length(spec: &BlockSpec) -> usize {
+    let (s, t) = (&spec.shape, spec.tokens);
+    3 * s.hidden + 6 + (2 * s.heads + s.kv_heads) * s.head_dim + s.heads * (t + 2) + s.ffn
 }
 
 fn strip_rows(spec: &BlockSpec) -> Vec<Row> {

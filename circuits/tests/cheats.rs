@@ -17,7 +17,8 @@ use lamina_circuits::{
     layout::{Layout, Norm, Row},
     logup::LogUp,
     rows::{A, B, C2, C3, C4, C5, C6, F, Kind, SLOTS, halves},
-    spec::{BlockSpec, Matrix},
+    slice::SliceCircuit,
+    spec::{BlockSpec, Matrix, Shape},
     testing,
 };
 
@@ -442,4 +443,20 @@ fn unsound_specifications_are_refused() {
         let message = refused(change);
         assert!(message.contains(expected), "{message}");
     }
+}
+
+// Parameters of a stranger's card: absurd sizes are refused before anything of that size is allocated.
+#[test]
+fn absurd_parameters_are_refused_cheaply() {
+    let mut params = testing::tiny_params();
+    params.spec.shape = Shape { hidden: 16, ffn: 1 << 17, heads: 1 << 10, kv_heads: 1, head_dim: 1 << 10 };
+    params.spec.tokens = 64;
+    let refused = <BlockCircuit as SliceCircuit>::check(&params).unwrap_err();
+    assert_eq!(refused.reason, "the block does not fit its rows");
+    params.k = 30;
+    assert_eq!(<BlockCircuit as SliceCircuit>::check(&params).unwrap_err().reason, "k is above 20");
+    params.k = 9;
+    params.spec.shape.hidden = usize::MAX;
+    let refused = <BlockCircuit as SliceCircuit>::check(&params).unwrap_err();
+    assert_eq!(refused.reason, "the block's specification breaks a static bound");
 }
