@@ -1,4 +1,4 @@
-//! Measures how close fixed point comes to float: `measure MODEL TEXT TOKENS WEIGHT_BITS [HEADROOM] [SILU_BITS]`.
+//! Measures how close fixed point comes to float: `measure MODEL TEXT TOKENS WEIGHT_BITS [HEADROOM] [SILU_BITS] [EXTRA]`.
 //!
 //! `MODEL` is a path or `bundled`. The first `TOKENS` tokens of `TEXT` are evaluated; calibration reads
 //! the 2 * `TOKENS` tokens after them, so it never sees what is measured.
@@ -20,6 +20,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     if let Some(bits) = args.get(5) {
         options.silu_in_bits = bits.parse()?;
+    }
+    if let Some(extra) = args.get(6) {
+        options.extra_channels = extra.parse()?;
     }
     let mut out = std::io::stdout();
     let start = std::time::Instant::now();

@@ -10,7 +10,7 @@ use crate::{
     error::{EvalError, ForwardError},
     forward::{FloatRun, FloatTrace, arg_max, check_ids, logits},
     model::Model,
-    quantise::{ChannelFactors, QuantisedModel, SiteHeadroom},
+    quantise::{QuantisedModel, SiteHeadroom},
 };
 
 /// Error of one site over all layers and real tokens, in the model's own units.
@@ -197,12 +197,18 @@ const SITES: [Site; 15] = [
 fn compare(
     errors: &mut [Errors],
     model: &QuantisedModel,
-    f: &ChannelFactors,
+    layer: usize,
     float: &FloatTrace,
     fixed: &Trace,
     tokens: usize,
 ) {
-    let (shape, c) = (&model.config.shape, &model.spec.scales);
+    let (shape, c) = (&model.spec.shape, &model.spec.scales);
+    let f = &model.factors[layer];
+    // The model's channels, repeated where the circuit has copies.
+    let copies = |values: &[f32]| -> Vec<f32> {
+        let rows = values.chunks_exact(model.config.shape.ffn);
+        rows.flat_map(|row| model.channels[layer].iter().map(|&c| row[c])).collect()
+    };
     let (hd, group) = (shape.head_dim, shape.heads / shape.kv_heads);
     let (q, kv, padded) = (shape.heads * hd, shape.kv_heads * hd, model.spec.tokens);
     let unit = |bits: u32| f64::from(bits).exp2();
@@ -233,10 +239,10 @@ fn compare(
             Site::Mix => add(&float.mix, &fixed.mix.q, q, &|j| f.mix[j / hd / group * hd + j % hd]),
             Site::Middle => add(&float.middle, &fixed.middle.q, shape.hidden, &|_| stream),
             Site::FfnNorm => add(&float.norm2, &fixed.norm2.n.q, shape.hidden, &|_| norm),
-            Site::Gate => add(&float.gate, &fixed.gate.q, shape.ffn, &|_| unit(c.gate_frac)),
-            Site::Up => add(&float.up, &fixed.up.q, shape.ffn, &|j| f.up[j]),
-            Site::Silu => add(&float.silu, &fixed.silu, shape.ffn, &|_| unit(c.silu_frac)),
-            Site::Glu => add(&float.glu, &fixed.glu.q, shape.ffn, &|j| f.glu[j]),
+            Site::Gate => add(&copies(&float.gate), &fixed.gate.q, shape.ffn, &|_| unit(c.gate_frac)),
+            Site::Up => add(&copies(&float.up), &fixed.up.q, shape.ffn, &|j| f.up[j]),
+            Site::Silu => add(&copies(&float.silu), &fixed.silu, shape.ffn, &|_| unit(c.silu_frac)),
+            Site::Glu => add(&copies(&float.glu), &fixed.glu.q, shape.ffn, &|j| f.glu[j]),
             _ => add(&float.output, &fixed.output.q, shape.hidden, &|_| stream),
         }
     }
@@ -264,7 +270,7 @@ pub fn eval(model: &Model, quantised: &QuantisedModel, ids: &[u32]) -> Result<Ev
     for layer in 0..model.blocks.len() {
         let float = run.layer(layer)?;
         let fixed = quantised.run_block(layer, &x).map_err(|source| EvalError::Block { layer, source })?;
-        compare(&mut errors, quantised, &quantised.factors[layer], &float, &fixed, ids.len());
+        compare(&mut errors, quantised, layer, &float, &fixed, ids.len());
         x = fixed.output.q;
     }
     let (d, vocab) = (model.config.shape.hidden, model.config.vocab);

@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use lamina_circuits::{
     executor::Site,
-    spec::{BlockSpec, BlockWeights, Matrix, Scales},
+    spec::{BlockSpec, BlockWeights, Matrix, Scales, Shape},
 };
 use rayon::prelude::*;
 use serde::Serialize;
@@ -31,7 +31,7 @@ use crate::{
     config::Config,
     error::QuantiseError,
     forward::FloatRun,
-    model::{Linear, Model},
+    model::{FloatBlock, Linear, Model},
     tokenizer::TextTokenizer,
 };
 
@@ -46,6 +46,9 @@ pub struct Options {
     pub headroom_bits: f64,
     /// Width of the SiLU table's input: each bit less halves the table.
     pub silu_in_bits: u32,
+    /// Feed-forward channels added to each layer to split its loudest channels into equal copies: models with
+    /// massive activations lose less precision in all others. The circuit grows by as many.
+    pub extra_channels: usize,
     /// Calibrate on a sequence of pseudo-random ids too, for texts unlike the calibration text.
     pub random_calibration: bool,
 }
@@ -53,7 +56,14 @@ pub struct Options {
 impl Options {
     /// 16-bit weights, one bit of headroom, 16-bit gates.
     pub fn new(tokens: usize) -> Self {
-        Options { weight_bits: 16, tokens, headroom_bits: 1.0, silu_in_bits: 16, random_calibration: true }
+        Options {
+            weight_bits: 16,
+            tokens,
+            headroom_bits: 1.0,
+            silu_in_bits: 16,
+            extra_channels: 0,
+            random_calibration: true,
+        }
     }
 }
 
@@ -98,6 +108,8 @@ pub struct QuantisedModel {
     pub blocks: Vec<BlockWeights>,
     /// Factors that turn each layer's integers back into reals.
     pub factors: Vec<ChannelFactors>,
+    /// The model's feed-forward channel that each channel of the circuit is (a part of), per layer, `[ffn]`.
+    pub channels: Vec<Vec<usize>>,
     /// Embedding at the scale of the residual stream, `[vocab, hidden]`.
     pub embedding: Arc<Vec<i32>>,
     /// Gain of the last norm, in floats.
@@ -127,7 +139,7 @@ const MASSIVE_SHARE: f64 = 0.3;
 /// than the largest of the site.
 const CHANNEL_ROOM: f64 = 2.0;
 /// Estimated relative noise variance below which fewer distinct shifts are preferred to less noise.
-const QUIET: f64 = 1.0 / (1u64 << 20) as f64;
+const QUIET: f64 = 1.0 / (1u64 << 17) as f64;
 
 /// Variance of rounding to integers, relative to values of `magnitude`.
 fn noise(magnitude: f64) -> f64 {
@@ -161,6 +173,60 @@ struct Base {
 struct Layer {
     stats: LayerStats,
     weights: WeightSizes,
+    query: Vec<Size>,
+    key: Vec<Size>,
+    value: Vec<Size>,
+    mix: Vec<Size>,
+    up: Vec<Size>,
+    glu: Vec<Size>,
+    /// The feed-forward channels of the circuit.
+    channels: Vec<Channel>,
+}
+
+/// A feed-forward channel of the circuit: a channel of the model, or one of several equal parts of it.
+#[derive(Clone, Copy, Debug)]
+struct Channel {
+    source: usize,
+    /// Part of the model's down projection that this channel carries.
+    share: f64,
+}
+
+impl Layer {
+    /// Splits the channels that need the most room into equal copies, until `extra` channels are added.
+    ///
+    /// `silu(g) u w = k (silu(g) u w / k)`: the model is the same, and each copy's product with the down
+    /// projection needs a `k`-th of the range.
+    fn new(stats: LayerStats, weights: WeightSizes, extra: usize) -> Self {
+        let (up, glu) = (stats.up.sizes(), stats.glu.sizes());
+        let mut copies = vec![1usize; up.len()];
+        let need = |c: usize, copies: usize| weights.down[c].max * glu[c].max / copies as f64;
+        for _ in 0..extra {
+            let most = (0..copies.len()).max_by(|&a, &b| need(a, copies[a]).total_cmp(&need(b, copies[b])));
+            copies[most.unwrap_or(0)] += 1;
+        }
+        let mut channels: Vec<Channel> =
+            (0..copies.len()).map(|c| Channel { source: c, share: 1.0 / copies[c] as f64 }).collect();
+        for (c, &copies) in copies.iter().enumerate() {
+            channels.extend(std::iter::repeat_n(channels[c], copies - 1));
+        }
+        let copied = |sizes: &[Size]| -> Vec<Size> { channels.iter().map(|c| sizes[c.source]).collect() };
+        let shared = |c: &Channel| {
+            let size = weights.down[c.source];
+            Size { max: size.max * c.share, typical: size.typical * c.share }
+        };
+        let (wu, wd) = (copied(&weights.up), channels.iter().map(shared).collect());
+        Layer {
+            query: stats.query.sizes(),
+            key: stats.key.sizes(),
+            value: stats.value.sizes(),
+            mix: stats.mix.sizes(),
+            up: copied(&up),
+            glu: copied(&glu),
+            stats,
+            weights: WeightSizes { up: wu, down: wd, ..weights },
+            channels,
+        }
+    }
 }
 
 /// Bounds of a factor and the two noise coefficients: noise is `a / f^2 + b f^2`.
@@ -220,84 +286,83 @@ fn capped(limit: f64, value: f64) -> f64 {
 
 impl Base {
     /// Factors of queries, one per rotary pair: `alpha`, with `beta = product / alpha`.
-    fn query_factors(&self, layer: &Layer, qk_shift: u32, product: f64) -> Vec<Factor> {
+    fn query_factors<'a>(
+        &'a self,
+        layer: &'a Layer,
+        qk_shift: u32,
+        product: f64,
+    ) -> impl Iterator<Item = Factor> + 'a {
         let to_weight = pow2(i64::from(qk_shift) - i64::from(self.norm_frac));
-        let (query, key) = (layer.stats.query.sizes(), layer.stats.key.sizes());
-        (0..query.len())
-            .map(|p| {
-                let (wq, wk) = (layer.weights.q[p], layer.weights.k[p]);
-                let weight = capped(self.weight, wq.max * to_weight);
-                let beta = capped(self.act, key[p].max).min(capped(self.weight, wk.max * to_weight));
-                Factor {
-                    low: product / beta,
-                    high: weight.min(capped(self.act, query[p].max)),
-                    hard: weight.min(capped(self.act, query[p].max)),
-                    // Queries and keys are rounded twice, before and after the rotation.
-                    a: 2.0 * coefficient(query[p].typical) + coefficient(wq.typical * to_weight),
-                    b: (2.0 * coefficient(key[p].typical) + coefficient(wk.typical * to_weight))
-                        / product.powi(2),
-                    energy: (query[p].typical * key[p].typical).powi(2),
-                }
-            })
-            .collect()
+        let (query, key) = (&layer.query, &layer.key);
+        (0..query.len()).map(move |p| {
+            let (wq, wk) = (layer.weights.q[p], layer.weights.k[p]);
+            let weight = capped(self.weight, wq.max * to_weight);
+            let beta = capped(self.act, key[p].max).min(capped(self.weight, wk.max * to_weight));
+            Factor {
+                low: product / beta,
+                high: weight.min(capped(self.act, query[p].max)),
+                hard: weight.min(capped(self.act, query[p].max)),
+                // Queries and keys are rounded twice, before and after the rotation.
+                a: 2.0 * coefficient(query[p].typical) + coefficient(wq.typical * to_weight),
+                b: (2.0 * coefficient(key[p].typical) + coefficient(wk.typical * to_weight))
+                    / product.powi(2),
+                energy: (query[p].typical * key[p].typical).powi(2),
+            }
+        })
     }
 
     /// Factors of values, one per channel.
-    fn value_factors(&self, layer: &Layer, v_shift: u32, mix_shift: u32, out_shift: u32) -> Vec<Factor> {
+    fn value_factors<'a>(
+        &'a self,
+        layer: &'a Layer,
+        v_shift: u32,
+        mix_shift: u32,
+        out_shift: u32,
+    ) -> impl Iterator<Item = Factor> + 'a {
         let to_weight = pow2(i64::from(v_shift) - i64::from(self.norm_frac));
         let to_mix = pow2(i64::from(PROB_FRAC) - i64::from(mix_shift));
         let to_out = pow2(i64::from(self.residual_frac + out_shift)) / to_mix;
-        let (value, mix) = (layer.stats.value.sizes(), layer.stats.mix.sizes());
-        (0..value.len())
-            .map(|c| {
-                let (wv, wo) = (layer.weights.v[c], layer.weights.o[c]);
-                let weight = capped(self.weight, wv.max * to_weight);
-                let largest = value[c].max.max(mix[c].max * to_mix);
-                Factor {
-                    low: wo.max * to_out / self.weight,
-                    high: weight.min(capped(self.act, largest)),
-                    hard: weight.min(capped(self.act_hard, largest)),
-                    a: coefficient(value[c].typical)
-                        + coefficient(mix[c].typical * to_mix)
-                        + coefficient(wv.typical * to_weight),
-                    b: coefficient(wo.typical * to_out),
-                    energy: (mix[c].typical * wo.typical).powi(2),
-                }
-            })
-            .collect()
+        let (value, mix) = (&layer.value, &layer.mix);
+        (0..value.len()).map(move |c| {
+            let (wv, wo) = (layer.weights.v[c], layer.weights.o[c]);
+            let weight = capped(self.weight, wv.max * to_weight);
+            let largest = value[c].max.max(mix[c].max * to_mix);
+            Factor {
+                low: wo.max * to_out / self.weight,
+                high: weight.min(capped(self.act, largest)),
+                hard: weight.min(capped(self.act_hard, largest)),
+                a: coefficient(value[c].typical)
+                    + coefficient(mix[c].typical * to_mix)
+                    + coefficient(wv.typical * to_weight),
+                b: coefficient(wo.typical * to_out),
+                energy: (mix[c].typical * wo.typical).powi(2),
+            }
+        })
     }
 
     /// Factors of the up projection, one per feed-forward channel.
-    fn up_factors(&self, sizes: &FfnSizes, layer: &Layer, shifts: [u32; 3]) -> Vec<Factor> {
+    fn up_factors<'a>(&'a self, layer: &'a Layer, shifts: [u32; 3]) -> impl Iterator<Item = Factor> + 'a {
         let [up_shift, glu_shift, out_shift] = shifts;
         let to_weight = pow2(i64::from(up_shift) - i64::from(self.norm_frac));
         let to_glu = pow2(i64::from(self.gate_frac) - i64::from(glu_shift));
         let to_out = pow2(i64::from(self.residual_frac + out_shift)) / to_glu;
-        (0..sizes.up.len())
-            .map(|c| {
-                let (up, glu) = (sizes.up[c], sizes.glu[c]);
-                let (wu, wd) = (layer.weights.up[c], layer.weights.down[c]);
-                let weight = capped(self.weight, wu.max * to_weight);
-                let largest = up.max.max(glu.max * to_glu);
-                Factor {
-                    low: wd.max * to_out / self.weight,
-                    high: weight.min(capped(self.act, largest)),
-                    hard: weight.min(capped(self.act_hard, largest)),
-                    a: coefficient(up.typical)
-                        + coefficient(glu.typical * to_glu)
-                        + coefficient(wu.typical * to_weight),
-                    b: coefficient(wd.typical * to_out),
-                    energy: (glu.typical * wd.typical).powi(2),
-                }
-            })
-            .collect()
+        (0..layer.up.len()).map(move |c| {
+            let (up, glu) = (layer.up[c], layer.glu[c]);
+            let (wu, wd) = (layer.weights.up[c], layer.weights.down[c]);
+            let weight = capped(self.weight, wu.max * to_weight);
+            let largest = up.max.max(glu.max * to_glu);
+            Factor {
+                low: wd.max * to_out / self.weight,
+                high: weight.min(capped(self.act, largest)),
+                hard: weight.min(capped(self.act_hard, largest)),
+                a: coefficient(up.typical)
+                    + coefficient(glu.typical * to_glu)
+                    + coefficient(wu.typical * to_weight),
+                b: coefficient(wd.typical * to_out),
+                energy: (glu.typical * wd.typical).powi(2),
+            }
+        })
     }
-}
-
-/// Sizes of one layer's feed-forward channels, computed once for the whole search.
-struct FfnSizes {
-    up: Vec<Size>,
-    glu: Vec<Size>,
 }
 
 /// The shifts of a model.
@@ -323,12 +388,7 @@ fn keep<T>(best: &mut Option<(f64, T)>, noise: f64, choice: T) {
 }
 
 /// The quietest shifts among those allowed, with the noise of each site, or the site that has no room.
-fn search(
-    base: &Base,
-    layers: &[Layer],
-    ffn: &[FfnSizes],
-    allowed: &[u32],
-) -> Result<([f64; 4], Shifts), (&'static str, f64)> {
+fn search(base: &Base, layers: &[Layer], allowed: &[u32]) -> Result<([f64; 4], Shifts), (&'static str, f64)> {
     let mut shifts = Shifts::default();
     // Rotary factors and attention weights have 14 fractional bits if they may.
     shifts.rope = allowed.iter().copied().filter(|s| *s <= PROB_FRAC).max().unwrap_or(PROB_FRAC);
@@ -338,7 +398,7 @@ fn search(
     for &qk in allowed {
         for &score in allowed {
             let product = pow2(i64::from(base.exp_frac + score));
-            let noise = mean_noise(layers, |l| layer_noise(base.query_factors(l, qk, product).into_iter()));
+            let noise = mean_noise(layers, |l| layer_noise(base.query_factors(l, qk, product)));
             if let Some(noise) = noise {
                 keep(&mut best, noise, (qk, score));
             }
@@ -349,14 +409,13 @@ fn search(
     let mut best = None;
     for &v in allowed {
         for &out in allowed {
-            let noise =
-                mean_noise(layers, |l| layer_noise(base.value_factors(l, v, shifts.mix, out).into_iter()));
+            let noise = mean_noise(layers, |l| layer_noise(base.value_factors(l, v, shifts.mix, out)));
             if let Some(noise) = noise {
                 keep(&mut best, noise, (v, out));
             }
         }
     }
-    let value_max = |l: &Layer| l.stats.value.sizes().iter().fold(0.0, |max: f64, s| max.max(s.max));
+    let value_max = |l: &Layer| l.value.iter().fold(0.0, |max: f64, s| max.max(s.max));
     let (v_noise, (v, attn_out)) = best.ok_or(("value", largest(layers, value_max)))?;
 
     let gate_max = largest(layers, |l| l.weights.gate.max);
@@ -370,18 +429,14 @@ fn search(
     for &up in allowed {
         for &glu in allowed {
             for &out in allowed {
-                let pairs: Vec<(&Layer, &FfnSizes)> = layers.iter().zip(ffn).collect();
-                let all: Option<Vec<f64>> = pairs
-                    .par_iter()
-                    .map(|(l, sizes)| layer_noise(base.up_factors(sizes, l, [up, glu, out]).into_iter()))
-                    .collect();
-                if let Some(all) = all {
-                    keep(&mut best, all.iter().sum::<f64>() / all.len() as f64, (up, glu, out));
+                let noise = mean_noise(layers, |l| layer_noise(base.up_factors(l, [up, glu, out])));
+                if let Some(noise) = noise {
+                    keep(&mut best, noise, (up, glu, out));
                 }
             }
         }
     }
-    let glu_max = |l: &Layer| l.stats.glu.sizes().iter().fold(0.0, |max: f64, s| max.max(s.max));
+    let glu_max = |l: &Layer| l.glu.iter().fold(0.0, |max: f64, s| max.max(s.max));
     let (up_noise, (up, glu, ffn_out)) = best.ok_or(("glu", largest(layers, glu_max)))?;
     Ok((
         [qk_noise, v_noise, gate_noise, up_noise],
@@ -395,13 +450,14 @@ fn largest(layers: &[Layer], f: impl Fn(&Layer) -> f64) -> f64 {
 
 /// Shifts with few distinct values whose noise is small, or close to the least possible.
 fn choose_shifts(base: &Base, layers: &[Layer]) -> Result<Shifts, QuantiseError> {
-    let ffn: Vec<FfnSizes> =
-        layers.iter().map(|l| FfnSizes { up: l.stats.up.sizes(), glu: l.stats.glu.sizes() }).collect();
     let every: Vec<u32> = (1..=MAX_SHIFT).collect();
-    let (least, free) = search(base, layers, &ffn, &every)
-        .map_err(|(site, largest)| QuantiseError::NoScales { site, largest })?;
-    let acceptable =
-        |noise: &[f64; 4]| noise.iter().zip(&least).all(|(noise, least)| *noise <= (2.0 * least).max(QUIET));
+    let (least, free) =
+        search(base, layers, &every).map_err(|(site, largest)| QuantiseError::NoScales { site, largest })?;
+    let loudest = least.iter().copied().fold(0.0, f64::max);
+    let acceptable = |noise: &[f64; 4]| {
+        let enough = |(noise, least): (&f64, &f64)| *noise <= (1.5 * least).max(QUIET).max(0.05 * loudest);
+        noise.iter().zip(&least).all(enough)
+    };
     let mut sets: Vec<Vec<u32>> = (8..=PROB_FRAC).rev().map(|s| vec![s]).collect();
     for high in (2..=PROB_FRAC).rev() {
         sets.extend((1..high).rev().map(|low| vec![high, low]));
@@ -410,7 +466,7 @@ fn choose_shifts(base: &Base, layers: &[Layer]) -> Result<Shifts, QuantiseError>
         sets.extend((1..middle).rev().map(|low| vec![PROB_FRAC, middle, low]));
     }
     for set in sets {
-        match search(base, layers, &ffn, &set) {
+        match search(base, layers, &set) {
             Ok((noise, shifts)) if acceptable(&noise) => return Ok(shifts),
             _ => {}
         }
@@ -463,7 +519,8 @@ fn calibrate(model: &Model, ids: &[u32], options: &Options) -> Result<Vec<Layer>
         }
     }
     let layers = stats.into_iter().zip(&model.blocks);
-    Ok(layers.map(|(stats, block)| Layer { stats, weights: WeightSizes::new(config, block) }).collect())
+    let layer = |(stats, block)| Layer::new(stats, WeightSizes::new(config, block), options.extra_channels);
+    Ok(layers.map(layer).collect())
 }
 
 /// Integer weights `round(w[j][k] * input[k] * output[j])`, transposed to `[inputs, outputs]`.
@@ -489,6 +546,13 @@ fn check_options(options: &Options, config: &Config) -> Result<(), QuantiseError
     }
     if !(0.0..=4.0).contains(&options.headroom_bits) {
         return fail("headroom_bits", "0 to 4", options.headroom_bits.to_string());
+    }
+    if options.extra_channels > config.shape.ffn {
+        return fail(
+            "extra_channels",
+            "at most the model's own channels",
+            options.extra_channels.to_string(),
+        );
     }
     if !(8..=ACT_BITS).contains(&options.silu_in_bits) {
         return fail("silu_in_bits", "8 to 16", options.silu_in_bits.to_string());
@@ -521,7 +585,7 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
     let config = &model.config;
     check_options(options, config)?;
     let layers = calibrate(model, ids, options)?;
-    let margin = pow2(0) / options.headroom_bits.exp2();
+    let margin = (-options.headroom_bits).exp2();
     let act = ((1u64 << (ACT_BITS - 1)) - 1) as f64 * margin;
 
     let act_hard = ((1u64 << (ACT_BITS - 1)) - 1) as f64 * margin.powf(MASSIVE_SHARE);
@@ -598,7 +662,7 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
         ffn_out_shift: shifts.ffn_out,
     };
     let spec = BlockSpec {
-        shape: config.shape.clone(),
+        shape: Shape { ffn: config.shape.ffn + options.extra_channels, ..config.shape.clone() },
         scales,
         weight_bits: options.weight_bits,
         tokens: options.tokens,
@@ -606,7 +670,10 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
     spec.check()?;
 
     let factors: Vec<ChannelFactors> = layers.iter().map(|l| channel_factors(&base, &shifts, l)).collect();
-    let blocks = (0..layers.len()).map(|i| integer_block(model, i, &base, &shifts, &factors[i])).collect();
+    let block = |((block, layer), factors): ((&FloatBlock, &Layer), &ChannelFactors)| {
+        integer_block(block, &config.shape, &layer.channels, &base, &shifts, factors)
+    };
+    let blocks = model.blocks.iter().zip(&layers).zip(&factors).map(block).collect();
     let headroom = headroom(&spec, &layers, &factors, f64::from(embedding_max));
     let unit = pow2(i64::from(residual_frac));
     let embedding = model.embedding.data.iter().map(|&e| (f64::from(e) * unit).round() as i32).collect();
@@ -615,6 +682,7 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
         spec,
         blocks,
         factors,
+        channels: layers.iter().map(|l| l.channels.iter().map(|c| c.source).collect()).collect(),
         embedding: Arc::new(embedding),
         final_norm: model.final_norm.clone(),
         head: model.head.clone(),
@@ -626,11 +694,12 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
 /// The factors of a layer under the chosen shifts.
 fn channel_factors(base: &Base, shifts: &Shifts, layer: &Layer) -> ChannelFactors {
     let product = pow2(i64::from(base.exp_frac + shifts.score));
-    let pick = |factors: Vec<Factor>| -> Vec<f64> { factors.iter().map(Factor::best).collect() };
-    let query = pick(base.query_factors(layer, shifts.qk, product));
-    let value = pick(base.value_factors(layer, shifts.v, shifts.mix, shifts.attn_out));
-    let sizes = FfnSizes { up: layer.stats.up.sizes(), glu: layer.stats.glu.sizes() };
-    let up = pick(base.up_factors(&sizes, layer, [shifts.up, shifts.glu, shifts.ffn_out]));
+    let best = |factor: Factor| factor.best();
+    let query: Vec<f64> = base.query_factors(layer, shifts.qk, product).map(best).collect();
+    let value = base.value_factors(layer, shifts.v, shifts.mix, shifts.attn_out);
+    let value: Vec<f64> = value.map(best).collect();
+    let up = base.up_factors(layer, [shifts.up, shifts.glu, shifts.ffn_out]);
+    let up: Vec<f64> = up.map(best).collect();
     let to_mix = pow2(i64::from(PROB_FRAC) - i64::from(shifts.mix));
     let to_glu = pow2(i64::from(base.gate_frac) - i64::from(shifts.glu));
     ChannelFactors {
@@ -643,15 +712,29 @@ fn channel_factors(base: &Base, shifts: &Shifts, layer: &Layer) -> ChannelFactor
     }
 }
 
-/// The integer weights of block `index`.
+/// The rows of `w` that belong to the circuit's channels.
+fn channel_rows(w: &Linear, channels: &[Channel]) -> Linear {
+    let rows = channels.iter().flat_map(|c| &w.data[c.source * w.inputs..][..w.inputs]);
+    Linear { outputs: channels.len(), inputs: w.inputs, data: Arc::new(rows.copied().collect()) }
+}
+
+/// The columns of `w` that belong to the circuit's channels, shared among copies.
+fn channel_columns(w: &Linear, channels: &[Channel]) -> Linear {
+    let part = |row: &[f32], c: &Channel| (f64::from(row[c.source]) * c.share) as f32;
+    let rows = w.data.chunks_exact(w.inputs);
+    let data = rows.flat_map(|row| channels.iter().map(move |c| part(row, c))).collect();
+    Linear { outputs: w.outputs, inputs: channels.len(), data: Arc::new(data) }
+}
+
+/// The integer weights of a block.
 fn integer_block(
-    model: &Model,
-    index: usize,
+    block: &FloatBlock,
+    shape: &Shape,
+    channels: &[Channel],
     base: &Base,
     shifts: &Shifts,
     factors: &ChannelFactors,
 ) -> BlockWeights {
-    let (block, shape) = (&model.blocks[index], &model.config.shape);
     let (hd, group) = (shape.head_dim, shape.heads / shape.kv_heads);
     let from_norm = |shift: u32| pow2(i64::from(shift) - i64::from(base.norm_frac));
     let to_stream = |shift: u32| pow2(i64::from(base.residual_frac + shift));
@@ -668,9 +751,9 @@ fn integer_block(
         k: integers(&block.k, |k| key_in[k], |j| factors.key[pair(j, 1)]),
         v: integers(&block.v, |k| value_in[k], |j| factors.value[j]),
         o: integers(&block.o, |k| out / factors.mix[value_channel(k)], |_| 1.0),
-        gate: integers(&block.gate, |k| gate_in[k], |_| 1.0),
-        up: integers(&block.up, |k| up_in[k], |j| factors.up[j]),
-        down: integers(&block.down, |k| down / factors.glu[k], |_| 1.0),
+        gate: integers(&channel_rows(&block.gate, channels), |k| gate_in[k], |_| 1.0),
+        up: integers(&channel_rows(&block.up, channels), |k| up_in[k], |j| factors.up[j]),
+        down: integers(&channel_columns(&block.down, channels), |k| down / factors.glu[k], |_| 1.0),
     }
 }
 
@@ -685,9 +768,9 @@ fn headroom(
     let act = f64::from((1i32 << (c.act_bits - 1)) - 1);
     let stream = f64::from((1i32 << (c.act_bits + c.residual_lo_bits - 1)) - 1);
     let unit = pow2(i64::from(c.residual_frac));
-    let channels = |pick: &dyn Fn(&LayerStats, &ChannelFactors) -> (Vec<Size>, Vec<f64>)| {
+    let channels = |pick: fn(&Layer, &ChannelFactors) -> (Vec<Size>, Vec<f64>)| {
         let all = layers.iter().zip(factors).map(|(l, f)| {
-            let (sizes, factors) = pick(&l.stats, f);
+            let (sizes, factors) = pick(l, f);
             sizes.iter().zip(factors).fold(0.0, |max: f64, (s, f)| max.max(s.max * f))
         });
         all.fold(0.0, f64::max)
@@ -699,26 +782,26 @@ fn headroom(
     let silu_unit = pow2(i64::from(c.silu_frac));
     let silu_limit = f64::from((1i32 << (c.silu_in_bits - 1)) - 1);
     let distance_limit = f64::from((1i32 << c.exp_in_bits) - 1);
-    let query = channels(&|s, f| (s.query.sizes(), f.query.clone()));
-    let key = channels(&|s, f| (s.key.sizes(), f.key.clone()));
+    let query = channels(|l, f| (l.query.clone(), f.query.clone()));
+    let key = channels(|l, f| (l.key.clone(), f.key.clone()));
     [
         (Site::Input, stream, over(&|s| s.stream[0]).max(embedding_max) * unit),
         (Site::AttnNorm, act, over(&|s| s.norm[0]) * norm_unit),
         (Site::Query, act, query),
         (Site::Key, act, key),
-        (Site::Value, act, channels(&|s, f| (s.value.sizes(), f.value.clone()))),
+        (Site::Value, act, channels(|l, f| (l.value.clone(), f.value.clone()))),
         (Site::QueryRotary, act, query),
         (Site::KeyRotary, act, key),
         (Site::Score, act, over(&|s| s.score) * distance_unit),
         (Site::ScoreDistance, distance_limit, over(&|s| s.distance.max(s.masked)) * distance_unit),
         (Site::Probability, act, pow2(i64::from(PROB_FRAC))),
-        (Site::Mix, act, channels(&|s, f| (s.mix.sizes(), f.mix.clone()))),
+        (Site::Mix, act, channels(|l, f| (l.mix.clone(), f.mix.clone()))),
         (Site::Middle, stream, over(&|s| s.stream[1]) * unit),
         (Site::FfnNorm, act, over(&|s| s.norm[1]) * norm_unit),
         (Site::Gate, silu_limit, over(&|s| s.gate) * gate_unit),
-        (Site::Up, act, channels(&|s, f| (s.up.sizes(), f.up.clone()))),
+        (Site::Up, act, channels(|l, f| (l.up.clone(), f.up.clone()))),
         (Site::Silu, act, over(&|s| s.silu) * silu_unit),
-        (Site::Glu, act, channels(&|s, f| (s.glu.sizes(), f.glu.clone()))),
+        (Site::Glu, act, channels(|l, f| (l.glu.clone(), f.glu.clone()))),
         (Site::Output, stream, over(&|s| s.stream[2]) * unit),
     ]
     .into_iter()
