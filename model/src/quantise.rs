@@ -757,6 +757,9 @@ fn integer_block(
     }
 }
 
+/// Sizes and factors of the channels of a site.
+type PickChannels = fn(&Layer, &ChannelFactors) -> (Vec<Size>, Vec<f64>);
+
 /// Use of each site's range by the calibration data.
 fn headroom(
     spec: &BlockSpec,
@@ -768,7 +771,7 @@ fn headroom(
     let act = f64::from((1i32 << (c.act_bits - 1)) - 1);
     let stream = f64::from((1i32 << (c.act_bits + c.residual_lo_bits - 1)) - 1);
     let unit = pow2(i64::from(c.residual_frac));
-    let channels = |pick: fn(&Layer, &ChannelFactors) -> (Vec<Size>, Vec<f64>)| {
+    let channels = |pick: PickChannels| {
         let all = layers.iter().zip(factors).map(|(l, f)| {
             let (sizes, factors) = pick(l, f);
             sizes.iter().zip(factors).fold(0.0, |max: f64, (s, f)| max.max(s.max * f))

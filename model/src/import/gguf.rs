@@ -244,7 +244,8 @@ impl<'a> Gguf<'a> {
         let mut total = 0u64;
         for (name, shape, elements, dtype, offset) in directory {
             let block = dtype.block_size() as u64;
-            if elements % block != 0 || shape.last().is_none_or(|&row| row as u64 % block != 0) {
+            let whole = |count: u64| count.is_multiple_of(block);
+            if !whole(elements) || !shape.last().is_some_and(|&row| whole(row as u64)) {
                 return Err(malformed(name, "rows of whole quantisation blocks", format!("shape {shape:?}")));
             }
             let size = (elements / block).saturating_mul(dtype.type_size() as u64);
