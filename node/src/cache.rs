@@ -104,8 +104,7 @@ impl Cache {
     pub fn keep_srs(&self, srs: &Srs, ceremony: Option<&str>) -> Result<PathBuf> {
         files::create_folder(&self.srs_folder(), Access::Public)?;
         let path = self.store().save(srs)?;
-        let origin =
-            Origin { insecure: srs.identity().insecure(), ceremony: ceremony.map(str::to_owned) };
+        let origin = Origin { insecure: srs.identity().insecure(), ceremony: ceremony.map(str::to_owned) };
         let note = self.srs_folder().join(format!("{}.json", srs.id()));
         files::write(&note, &serde_json::to_vec_pretty(&origin)?, Access::Public, Existing::Replace)?;
         Ok(path)
@@ -174,8 +173,7 @@ impl Cache {
             .bytes(env!("CARGO_PKG_VERSION").as_bytes())
             .digest();
         let path = self.folder.join("keys").join(format!("{name}.key"));
-        let agrees =
-            |key: &SliceKey| expected.is_none_or(|expected| expected.digest() == key.digest());
+        let agrees = |key: &SliceKey| expected.is_none_or(|expected| expected.digest() == key.digest());
         if path.exists() {
             let read = files::read(&path, MAX_KEY_BYTES)
                 .and_then(|bytes| Ok(ProvingKey::read::<C>(&mut &bytes[..], params.clone(), None)?));

@@ -5,12 +5,14 @@ use std::{ops::Range, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 
 const OVERVIEW: &str = "\
-Lamina proves that a transformer block was computed right without revealing its weights, and checks such
-proofs in milliseconds.
+Lamina proves that a transformer block was computed right without revealing its weights,
+and checks such proofs in milliseconds.
 
-  lamina demo                                      everything below on a small bundled model, in seconds
-  lamina publish --model M.gguf --out M.lamina     commit to the weights once: card.json is public
-  lamina prove --model M.gguf --published M.lamina --layers 0..4 --prompt \"Hello\" --out proofs
+All of the following on a small bundled model, in seconds:
+  lamina demo
+Commit to a model's weights once (M.lamina/card.json is public), prove, verify:
+  lamina publish --model M.gguf --out M.lamina
+  lamina prove --model M.gguf --published M.lamina --layers 0.. --prompt \"Hello\" --out proofs
   lamina verify --card M.lamina/card.json proofs/*.proof";
 
 const EXIT_CODES: &str = "\
@@ -22,13 +24,13 @@ Exit codes:
     4  files: something could not be read or written, or exists already (see --force)
   130  interrupted; no file is left half-written, finished slices are kept
 
-Files under a `secret` folder let their reader see weights or activations: they are created for their owner
-only (mode 0600) and never needed to verify. Progress goes to standard error, and only to a terminal.
-Results go to standard output; with --json as one JSON object.";
+Files under a `secret` folder let their reader see weights or activations: they are created
+for their owner only (mode 0600) and never needed to verify. Progress goes to standard
+error, and only to a terminal. Results go to standard output; with --json as one JSON object.";
 
 /// Proofs of transformer inference with hidden weights.
 #[derive(Debug, Parser)]
-#[command(name = "lamina", version, about, long_about = OVERVIEW, after_help = EXIT_CODES, max_term_width = 110)]
+#[command(name = "lamina", version, about, long_about = OVERVIEW, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -60,11 +62,13 @@ pub struct Global {
 pub enum Command {
     /// Prove and verify a small bundled model, then show forgeries being rejected
     #[command(after_help = "\
-Needs no argument and no download. Publishes the bundled model, proves its four blocks on a prompt with
-hidden boundaries between them, verifies the chain, then tampers with a weight, an activation, a boundary and
-a proof byte and shows the error that rejects each. Exits with 3 if any of them is accepted.
+Needs no argument and no download. Publishes the bundled model, proves its four blocks on a
+prompt with hidden boundaries between them, verifies the chain, then tampers with a weight,
+an activation, a boundary and a proof byte and shows the error that rejects each. Exits with
+3 if any of them is accepted.
 
-The demo draws its own reference string, whose secret it could have kept: it proves nothing to anyone else.
+The demo draws its own reference string, whose secret it could have kept: it proves nothing
+to anyone else.
 
   lamina demo
   lamina demo --json | jq .blocks")]
@@ -77,8 +81,8 @@ The demo draws its own reference string, whose secret it could have kept: it pro
     Plan(PlanArgs),
     /// Compare the fixed-point model with the float model on a text
     #[command(after_help = "\
-Reports per site the largest and mean error, the perplexity of both models and how often their next tokens
-agree.
+Reports per site the largest and mean error, the perplexity of both models and how often
+their next tokens agree.
 
   lamina eval
   lamina eval --model SmolLM2.gguf --text shakespeare.txt --tokens 128")]
@@ -98,19 +102,22 @@ Interrupted or repeated with the same arguments, it goes on where it stopped.
     Publish(PublishArgs),
     /// Prove blocks of a published model on a prompt
     #[command(after_help = "\
-Runs the model in integers up to the last layer asked for and proves the layers asked for. Writes one
-`layer-I.proof` a layer: public, all that a verifier needs besides the card. Between layers the activations stay
-hidden; `secret/` holds what the prover of the next layer needs (activations and their blinding values).
+Runs the model in integers up to the last layer asked for and proves the layers asked for.
+Writes one `layer-I.proof` a layer: public, all that a verifier needs besides the card.
+Between layers the activations stay hidden; `secret/` holds what the prover of the next
+layer needs (activations and their blinding values).
 Interrupted or repeated with the same arguments, it skips the layers that are finished.
 
   lamina prove --model M.gguf --published M.lamina --layer 3 --prompt \"Hello\" --out proofs
-  lamina prove --model M.gguf --published M.lamina --layers 0..30 --prompt \"Hello\" --out proofs
-  lamina prove ... --open-input --open-output   public activations at both ends: boundary-I.json")]
+  lamina prove --model M.gguf --published M.lamina --layers 0.. --prompt \"Hello\" --out proofs
+
+With --open-input or --open-output the activations at that end are public: boundary-I.json.")]
     Prove(ProveArgs),
     /// Verify proofs against a card, one slice or a whole chain
     #[command(after_help = "\
-All layers of the card in order are verified as one chain; fewer are verified one by one, and each boundary
-between neighbours is compared. What is not given as an option is taken from the proofs and reported as claimed.
+All layers of the card are verified as one chain; fewer are verified one by one, and each
+boundary between neighbours is compared. What is not given as an option is taken from the
+proofs and reported as claimed.
 
   lamina verify --card M.lamina/card.json proofs/layer-3.proof
   lamina verify --card M.lamina/card.json --model ID --request R --node N proofs/*.proof
@@ -118,11 +125,11 @@ between neighbours is compared. What is not given as an option is taken from the
     Verify(VerifyArgs),
     /// Say what a file is: a card, a proof, a reference string, a key, a model
     #[command(after_help = "\
-Reads any file that lamina writes or reads and prints what is public about it. Never prints weights,
-activations or blinding values.
+Reads any file that lamina writes or reads and prints what is public about it. Never prints
+weights, activations or blinding values.
 
   lamina inspect M.lamina/card.json
-  lamina inspect proofs/layer-3.proof --json")]
+  lamina inspect proofs/layer-3.proof --card M.lamina/card.json --json")]
     Inspect(InspectArgs),
     /// Reference strings: generate a development one, import a ceremony's, list
     #[command(after_help = "\
@@ -319,6 +326,9 @@ pub struct InspectArgs {
     /// The file
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// For a proof: its model's card, to read the boundaries too
+    #[arg(long, value_name = "CARD")]
+    pub card: Option<PathBuf>,
 }
 
 /// `lamina srs`.

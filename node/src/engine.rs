@@ -14,13 +14,13 @@ use halo2_proofs::{
 };
 use lamina_circuits::{
     Fr,
+    assign::BlockWitness,
     block::{BlockCircuit, BlockParams},
     executor::Trace,
     layout::Layout,
     range::{RangeCircuit, RangeParams, RangeWitness},
-    spec::BlockWeights,
-    assign::BlockWitness,
     slice::{LinkedColumns, SliceCircuit},
+    spec::BlockWeights,
     witness::Column,
 };
 use lamina_prover::{
@@ -211,8 +211,7 @@ pub fn commit_weights(srs: &Srs, usable_rows: usize, weights: &WeightColumns) ->
 
 /// The range circuit of a block's weight columns.
 pub fn range_circuit(params: &BlockParams, layout: &Layout) -> RangeCircuit {
-    let params =
-        RangeParams { columns: layout.weight_lanes, bits: params.spec.weight_bits, k: params.k };
+    let params = RangeParams { columns: layout.weight_lanes, bits: params.spec.weight_bits, k: params.k };
     RangeCircuit { params, witness: None }
 }
 
@@ -263,8 +262,7 @@ impl<'a> RangeProver<'a> {
         };
         let instance = vec![draft.instance().to_vec()];
         let committed = published.committed(0);
-        let proved =
-            self.prover.prove(&witness, &instance, &committed, &mut Blinding::new(), progress)?;
+        let proved = self.prover.prove(&witness, &instance, &committed, &mut Blinding::new(), progress)?;
         Ok(draft.seal(self.srs, proved.proof, &proved.deltas)?)
     }
 }

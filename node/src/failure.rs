@@ -62,6 +62,11 @@ impl Failure {
         Failure { kind, error: anyhow::anyhow!("{message}") }
     }
 
+    /// The user stopped it.
+    pub fn interrupted() -> Self {
+        Failure::new(Kind::Interrupted, "interrupted: what was finished is kept")
+    }
+
     /// The causes on one line, each said once.
     pub fn message(&self) -> String {
         let mut text = String::new();
@@ -112,6 +117,15 @@ macro_rules! classes {
     )*};
 }
 
+impl From<ProveError> for Failure {
+    fn from(error: ProveError) -> Self {
+        match error {
+            ProveError::Cancelled => Failure::interrupted(),
+            error => Failure { kind: Kind::Input, error: error.into() },
+        }
+    }
+}
+
 classes! {
     io::Error => |_| Kind::Files,
     ImportError => |e| if matches!(e, ImportError::Io { .. }) { Kind::Files } else { Kind::Input },
@@ -123,7 +137,6 @@ classes! {
     LayoutError => |_| Kind::Input,
     SetupError => |_| Kind::Input,
     KeyError => |e| if matches!(e, KeyError::Io(_)) { Kind::Files } else { Kind::Input },
-    ProveError => |e| if matches!(e, ProveError::Cancelled) { Kind::Interrupted } else { Kind::Input },
     lamina_verifier::key::KeyError => |_| Kind::Input,
     CardError => |_| Kind::Rejected,
     DecodeError => |_| Kind::Rejected,

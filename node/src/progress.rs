@@ -1,6 +1,7 @@
 //! Progress on standard error, and the flag that Ctrl-C sets.
 
 use std::{
+    io::{self, Write},
     sync::{
         Mutex,
         atomic::{AtomicBool, Ordering},
@@ -28,6 +29,7 @@ pub fn handle_interrupts() -> Result<()> {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
             std::process::exit(Kind::Interrupted.exit_code().into());
         }
+        let _ = writeln!(io::stderr(), "stopping after this step; Ctrl-C again stops at once");
     })
     .map_err(|error| Failure { kind: Kind::Files, error: error.into() })
 }
@@ -37,10 +39,7 @@ pub fn handle_interrupts() -> Result<()> {
 /// # Errors
 /// [`Kind::Interrupted`] after Ctrl-C.
 pub fn check_interrupted() -> Result<()> {
-    if INTERRUPTED.load(Ordering::SeqCst) {
-        return Err(Failure::new(Kind::Interrupted, "interrupted: finished slices are kept"));
-    }
-    Ok(())
+    if INTERRUPTED.load(Ordering::SeqCst) { Err(Failure::interrupted()) } else { Ok(()) }
 }
 
 /// A task of several jobs, shown as one bar with the stage and the time left.
@@ -69,7 +68,7 @@ impl Bar {
         if output.shows_progress() {
             bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(8));
             // A template that does not parse is replaced by the default one.
-            if let Ok(style) = ProgressStyle::with_template("{prefix:>12} [{bar:24}] {msg}") {
+            if let Ok(style) = ProgressStyle::with_template("{prefix:>10} [{bar:24}] {elapsed:>4} {msg}") {
                 bar.set_style(style.progress_chars("=> "));
             }
             bar.enable_steady_tick(Duration::from_millis(250));

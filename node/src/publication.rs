@@ -16,7 +16,7 @@ use std::{
 };
 
 use lamina_circuits::{
-    block::BlockCircuit,
+    block::{BlockCircuit, BlockParams},
     layout::Layout,
     spec::{BlockSpec, BlockWeights, Matrix},
 };
@@ -24,7 +24,7 @@ use lamina_prover::{Cpu, ProvingKey, publish::BlindedColumns, srs::Srs};
 use lamina_verifier::{
     card::{Card, InsecureSrs, MAX_CARD_BYTES},
     envelope::Claims,
-    hash::Hasher,
+    hash::{Hasher, SrsId},
     key::SliceKey,
     srs::VerifierSrs,
     verify::{publication_context, verify_publication},
@@ -98,12 +98,14 @@ impl Folder {
     }
 }
 
-/// What `secret/package.json` says.
+/// What `secret/package.json` says: all that the files beside it depend on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Package {
     first_layer: usize,
     layers: usize,
+    srs: SrsId,
+    params: BlockParams,
 }
 
 /// What a publication is made with.
@@ -140,9 +142,8 @@ fn encode_weights(weights: &BlockWeights, spec: &BlockSpec) -> Vec<u8> {
 fn decode_weights(bytes: &[u8], spec: &BlockSpec) -> Option<BlockWeights> {
     let (head, mut body) = bytes.split_at_checked(WEIGHTS_HEAD)?;
     let digest = Hasher::new("weights-file").bytes(body).digest();
-    let intact = &head[..8] == WEIGHTS_MAGIC
-        && head[8..10] == WEIGHTS_VERSION.to_le_bytes()
-        && head[10..] == digest.0;
+    let intact =
+        &head[..8] == WEIGHTS_MAGIC && head[8..10] == WEIGHTS_VERSION.to_le_bytes() && head[10..] == digest.0;
     if !intact {
         return None;
     }
@@ -225,7 +226,8 @@ pub fn publish(
         // Without its card a half-replaced publication is taken for what it is: unfinished.
         remove(&folder.card())?;
     }
-    let package = Package { first_layer: layers.start, layers: count };
+    let package =
+        Package { first_layer: layers.start, layers: count, srs: srs.id(), params: circuit.params.clone() };
     write_same(&folder.package(), &serde_json::to_vec_pretty(&package)?, Access::Secret, existing)?;
     for layer in 0..layers.end {
         let mut bytes = encode_weights(&prepared.integers.blocks[layer], spec);
@@ -351,7 +353,10 @@ impl Published {
         let package = files::read(&folder.package(), 1 << 16)
             .context("proving needs the secret package that `lamina publish` wrote")?;
         let package: Package = serde_json::from_slice(&package).context(folder.package().display())?;
-        if package.layers != loaded.slice_count() {
+        let same = package.layers == loaded.slice_count()
+            && package.srs == loaded.srs().id
+            && package.params == card.kinds[0].slice.params;
+        if !same {
             return Err(Failure::new(
                 Kind::Input,
                 "secret/package.json belongs to another card than card.json: publish again with --force",
@@ -409,10 +414,7 @@ impl Published {
         if self.loaded.weights(slice as u32) != Some(blinded.commitments()) {
             return Err(Failure::new(
                 Kind::Input,
-                format_args!(
-                    "{} does not belong to card.json: publish again with --force",
-                    path.display()
-                ),
+                format_args!("{} does not belong to card.json: publish again with --force", path.display()),
             ));
         }
         Ok((engine::weight_columns(layout, weights), blinded))

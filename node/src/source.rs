@@ -12,6 +12,8 @@ use lamina_model::{Model, Options, QuantisedModel, quantise, quantise_on_text};
 use crate::{
     failure::{Classify, Failure, Kind, Result},
     files,
+    output::Output,
+    progress::Bar,
 };
 
 /// The text that scales are chosen on when the caller has none.
@@ -63,7 +65,9 @@ pub fn name(path: &Path) -> String {
 ///
 /// # Errors
 /// The model or the text is unusable, too many tokens are asked for, or no layout fits.
-pub fn prepare(path: Option<&Path>, choices: &Choices<'_>) -> Result<Prepared> {
+pub fn prepare(output: &Output, path: Option<&Path>, choices: &Choices<'_>) -> Result<Prepared> {
+    let bar = Bar::new(output, "model", 3);
+    bar.begin(0, "reading")?;
     let float = load(path)?;
     let context = float.config.context;
     if choices.tokens > context {
@@ -75,6 +79,7 @@ pub fn prepare(path: Option<&Path>, choices: &Choices<'_>) -> Result<Prepared> {
             ),
         ));
     }
+    bar.begin(1, "choosing scales and weights")?;
     let options = Options { weight_bits: choices.weight_bits, ..Options::new(choices.tokens) };
     let quantised = match choices.calibrate {
         Some(path) => quantise_on_text(&float, &files::read_text(path)?, &options),
@@ -86,6 +91,7 @@ pub fn prepare(path: Option<&Path>, choices: &Choices<'_>) -> Result<Prepared> {
         }
     };
     let mut integers = quantised.context("quantising the model")?;
+    bar.begin(2, "laying out")?;
     let plan = Plan::best(&integers.spec, choices.tokens).context("laying out the blocks")?;
     integers.spec = plan.params.spec.clone();
     Ok(Prepared { float, integers, plan })

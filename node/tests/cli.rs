@@ -54,8 +54,19 @@ fn senseless_command_lines_exit_with_1() {
         &["publish", "--model", "m", "--out", "o", "--layers", "3..3"],
         &["prove", "--model", "m", "--published", "p", "--prompt", "x", "--out", "o"],
         &[
-            "prove", "--model", "m", "--published", "p", "--prompt", "x", "--out", "o", "--layer", "1",
-            "--layers", "0..2",
+            "prove",
+            "--model",
+            "m",
+            "--published",
+            "p",
+            "--prompt",
+            "x",
+            "--out",
+            "o",
+            "--layer",
+            "1",
+            "--layers",
+            "0..2",
         ],
         &["verify", "--card", "c"],
         &["srs", "insecure", "--k", "40"],
@@ -92,7 +103,8 @@ fn bad_models_exit_with_2_and_say_what_to_do() {
     };
     let gpt = copy("gpt", &replace("config.json", "\"model_type\": \"llama\"", "\"model_type\": \"gpt2\""));
     folder.lamina(&["plan", "--model", text(&gpt)]).exits(2).says("gpt2");
-    let wide = copy("wide", &replace("config.json", "\"intermediate_size\": 32", "\"intermediate_size\": 40"));
+    let wide =
+        copy("wide", &replace("config.json", "\"intermediate_size\": 32", "\"intermediate_size\": 40"));
     folder.lamina(&["plan", "--model", text(&wide)]).exits(2).says("tensor `");
     let biased = copy("biased", &replace("config.json", "\"mlp_bias\": false", "\"mlp_bias\": true"));
     folder.lamina(&["plan", "--model", text(&biased)]).exits(2).says("mlp_bias");
@@ -143,12 +155,22 @@ fn plans_and_comparisons_of_a_small_model_are_json() {
     assert_eq!(plan["layers"], 1);
     fs::write(folder.path("sums.txt"), "1+2=3").expect("written");
     let eval = [
-        "eval", "--model", text(&model), "--tokens", "8", "--text", "sums.txt", "--calibrate", "sums.txt",
+        "eval",
+        "--model",
+        text(&model),
+        "--tokens",
+        "8",
+        "--text",
+        "sums.txt",
+        "--calibrate",
+        "sums.txt",
         "--json",
     ];
     let eval = folder.lamina(&eval).exits(0).json();
     assert!(eval["agreement"].as_f64().is_some_and(|a| a > 0.5), "{eval}");
-    assert!(folder.lamina(&["plan", "--model", text(&model), "--tokens", "4"]).exits(0).stdout().contains("rows"));
+    assert!(
+        folder.lamina(&["plan", "--model", text(&model), "--tokens", "4"]).exits(0).stdout().contains("rows")
+    );
 }
 
 #[test]
@@ -169,4 +191,32 @@ fn development_strings_are_marked() {
     bytes[200] ^= 1;
     fs::write(file, bytes).expect("written");
     folder.lamina(&["inspect", file]).exits(2).says("digest");
+}
+
+#[test]
+fn parameters_of_halo2_are_imported_and_checked() {
+    use halo2_proofs::{
+        halo2curves::bn256::Bn256,
+        poly::{commitment::Params, kzg::commitment::ParamsKZG},
+    };
+
+    let folder = Folder::new("import");
+    let mut bytes = vec![];
+    ParamsKZG::<Bn256>::setup(6, rand_core::OsRng).write(&mut bytes).expect("written");
+    fs::write(folder.path("params"), &bytes).expect("written");
+    let import = ["srs", "import", "params", "--ceremony", "two friends", "--json"];
+    let imported = folder.lamina(&import).exits(0).json();
+    // One power more than rows is needed.
+    assert_eq!(imported["k"], 5);
+    assert_eq!(imported["insecure"], false);
+    folder.lamina(&["srs", "import", "params", "--k", "6"]).exits(2).says("2^6");
+    let list = folder.lamina(&["srs", "info"]).exits(0).stdout();
+    assert!(list.contains("two friends") && !list.contains("INSECURE"), "{list}");
+
+    // One coordinate is another one.
+    bytes[4 + 64 * 3] ^= 1;
+    fs::write(folder.path("bent"), &bytes).expect("written");
+    folder.lamina(&["srs", "import", "bent"]).exits(2).says("bent");
+    fs::write(folder.path("cut"), &bytes[..bytes.len() - 1]).expect("written");
+    folder.lamina(&["srs", "import", "cut"]).exits(2).says("length");
 }

@@ -7,11 +7,8 @@
 use std::{fs, path::Path};
 
 use ff::{Field, FromUniformBytes, PrimeField};
-use group::{Curve, Group};
-use halo2_proofs::{
-    arithmetic::best_multiexp,
-    halo2curves::bn256::{G1, G1Affine},
-};
+use group::Curve;
+use halo2_proofs::halo2curves::bn256::{G1, G1Affine};
 use lamina_circuits::{Fr, witness::Column};
 use lamina_verifier::{
     boundary::{BoundaryKind, BoundaryReference},
@@ -22,6 +19,7 @@ use rand_core::{OsRng, RngCore};
 use zeroize::Zeroize;
 
 use crate::{
+    backend::{Scalars, multiply},
     blinding::wipe,
     prove::Committed,
     srs::{Srs, write_atomically},
@@ -110,19 +108,25 @@ pub fn commit_blinded(
         .ok_or(PublishError::UsableRows { usable_rows, log_n: srs.log_n() })?;
     let mut entropy = [0u8; 64];
     OsRng.try_fill_bytes(&mut entropy).map_err(|_| PublishError::Entropy)?;
-    let mut commitments = Vec::with_capacity(columns.len());
     let mut tails = Vec::with_capacity(columns.len());
     for (index, column) in columns.iter().enumerate() {
         let length = column_len(column);
         if length > usable_rows {
             return Err(PublishError::TooManyRows { column: index, usable_rows, actual: length });
         }
-        let tail = draw_tail(&entropy, index, column, blinding_rows);
-        let blinding = best_multiexp(&tail, &srs.lagrange()[usable_rows..]);
-        let commitment = commit_column(column, srs.lagrange()) + blinding;
-        commitments.push(commitment.to_affine());
-        tails.push(tail);
+        tails.push(draw_tail(&entropy, index, column, blinding_rows));
     }
+    // Integers at the price of their width, all columns over one basis; then the tails.
+    let (low, high) = srs.lagrange().split_at(usable_rows);
+    let columns: Vec<_> = columns.iter().map(scalars).collect();
+    let blinding: Vec<_> = tails.iter().map(|tail| Scalars::Field(tail, &[])).collect();
+    let sums: Vec<_> = multiply(low, &columns)
+        .into_iter()
+        .zip(multiply(high, &blinding))
+        .map(|(w, tail)| w + tail)
+        .collect();
+    let mut commitments = vec![G1Affine::default(); sums.len()];
+    G1::batch_normalize(&sums, &mut commitments);
     entropy.zeroize();
     Ok(BlindedColumns { commitments, tails })
 }
@@ -135,26 +139,11 @@ fn column_len(column: &Column) -> usize {
     }
 }
 
-/// `Σ w_i [L_i]`; signs go to the points, so that scalars stay short.
-fn commit_column(column: &Column, basis: &[G1Affine]) -> G1 {
-    let signed = |values: &mut dyn Iterator<Item = i64>| {
-        let (scalars, points): (Vec<_>, Vec<_>) = values
-            .zip(basis)
-            .filter(|(value, _)| *value != 0)
-            .map(|(value, point)| {
-                let point = if value < 0 { -*point } else { *point };
-                (Fr::from(value.unsigned_abs()), point)
-            })
-            .unzip();
-        if points.is_empty() {
-            return G1::identity();
-        }
-        best_multiexp(&scalars, &points)
-    };
+fn scalars(column: &Column) -> Scalars<'_> {
     match column {
-        Column::I16(values) => signed(&mut values.iter().map(|value| i64::from(*value))),
-        Column::I32(values) => signed(&mut values.iter().map(|value| i64::from(*value))),
-        Column::Field(values) => best_multiexp(values, &basis[..values.len()]),
+        Column::I16(values) => Scalars::I16(values),
+        Column::I32(values) => Scalars::I32(values),
+        Column::Field(values) => Scalars::Field(values, &[]),
     }
 }
 

@@ -48,7 +48,7 @@ struct Subject {
 pub fn run(session: &Session, command: &BenchCommand) -> Result<()> {
     let subject = match command {
         BenchCommand::Block { model, layer, stock } => {
-            let prepared = source::prepare(model.model.as_deref(), &model.choices())?;
+            let prepared = source::prepare(&session.output, model.model.as_deref(), &model.choices())?;
             let count = prepared.integers.blocks.len();
             if *layer >= count {
                 return Err(Failure::new(
@@ -100,9 +100,10 @@ pub fn run(session: &Session, command: &BenchCommand) -> Result<()> {
         "threads",
         "commit",
     ];
-    names.into_iter().filter(|name| !value[*name].is_null()).try_for_each(|name| {
-        session.output.line(format!("{name:<16}{}", text(name)))
-    })
+    names
+        .into_iter()
+        .filter(|name| !value[*name].is_null())
+        .try_for_each(|name| session.output.line(format!("{name:<16}{}", text(name))))
 }
 
 /// A block of random weights.
@@ -151,12 +152,8 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
     bar.begin(3, "committing to the weights")?;
     let columns = engine::weight_columns(&layout, &subject.weights);
     let published = engine::commit_weights(&srs, usable, &columns)?;
-    let text = CardText {
-        name: "bench".into(),
-        publisher: ids::node("bench"),
-        source: "bench".into(),
-        layers: 1,
-    };
+    let text =
+        CardText { name: "bench".into(), publisher: ids::node("bench"), source: "bench".into(), layers: 1 };
     let range = engine::range_circuit(&plan.params, &layout).params;
     let card = engine::card(
         &text,
@@ -215,9 +212,8 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
         };
         let instances = vec![draft.instance().to_vec()];
         let params = srs.params();
-        let (proof, ms) =
-            stock::prove(&params, circuit.with_witness(witness), &instances, OsRng)
-                .map_err(|error| Failure::new(Kind::Input, format_args!("stock prover: {error:?}")))?;
+        let (proof, ms) = stock::prove(&params, circuit.with_witness(witness), &instances, OsRng)
+            .map_err(|error| Failure::new(Kind::Input, format_args!("stock prover: {error:?}")))?;
         engine::verify_stock(&params, keys.slice.0.vk(), &instances, &proof)?;
         Some(ms)
     } else {

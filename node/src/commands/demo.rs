@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use lamina_circuits::{
-    executor::Trace,
-    spec::BlockWeights,
-};
+use lamina_circuits::{executor::Trace, spec::BlockWeights};
 use lamina_prover::{Cpu, Progress, publish::BlindedColumns, srs::Srs};
 use lamina_verifier::{
     context::Context,
@@ -89,7 +86,7 @@ pub fn run(session: &Session, arguments: &DemoArgs) -> Result<()> {
     let started = Instant::now();
     let output = &session.output;
     let choices = Choices { weight_bits: 16, tokens: TOKENS, calibrate: None };
-    let prepared = source::prepare(None, &choices)?;
+    let prepared = source::prepare(&session.output, None, &choices)?;
     let ids = source::prompt_ids(&prepared.float, &arguments.prompt, prepared.integers.spec.tokens)?;
     let plan = &prepared.plan;
     let layers = prepared.integers.blocks.len();
@@ -462,13 +459,8 @@ fn report(
     }
     let plan = &prepared.plan;
     let c = &plan.columns;
-    let columns = c.weights
-        + c.boundary
-        + c.cells
-        + c.multiplicities
-        + c.accumulators
-        + c.helpers
-        + c.permutation;
+    let columns =
+        c.weights + c.boundary + c.cells + c.multiplicities + c.accumulators + c.helpers + c.permutation;
     output.line(format!(
         "k {}, {columns} columns ({} of weights), {} lanes, {} weights a block; {} in {:.1} s",
         plan.k,

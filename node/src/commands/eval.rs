@@ -21,9 +21,8 @@ const TEXT: &str = include_str!("../../assets/evaluation.txt");
 /// The model or the text is unusable, or a value leaves its range.
 pub fn run(session: &Session, arguments: &EvalArgs) -> Result<()> {
     let output = &session.output;
-    let bar = Bar::new(output, "evaluating", 2);
-    bar.begin(0, "quantising")?;
-    let prepared = source::prepare(arguments.model.model.as_deref(), &arguments.model.choices())?;
+    let prepared =
+        source::prepare(&session.output, arguments.model.model.as_deref(), &arguments.model.choices())?;
     let text = match &arguments.text {
         Some(path) => files::read_text(path)?,
         None => TEXT.to_owned(),
@@ -34,7 +33,8 @@ pub fn run(session: &Session, arguments: &EvalArgs) -> Result<()> {
     if ids.len() < 2 {
         return Err(Failure::new(Kind::Input, "the text has fewer than 2 tokens: nothing to compare"));
     }
-    bar.begin(1, "comparing")?;
+    let bar = Bar::new(output, "evaluating", 1);
+    bar.begin(0, "both models")?;
     let report = lamina_model::eval(&prepared.float, &prepared.integers, &ids)?;
     drop(bar);
 
@@ -57,8 +57,7 @@ pub fn run(session: &Session, arguments: &EvalArgs) -> Result<()> {
         100.0 * report.fixed_top1,
         100.0 * report.agreement
     ))?;
-    let mut rows =
-        vec![["site", "max error", "mean error", "mean size"].map(String::from).to_vec()];
+    let mut rows = vec![["site", "max error", "mean error", "mean size"].map(String::from).to_vec()];
     rows.extend(report.sites.iter().map(|site| {
         vec![
             site.site.clone(),

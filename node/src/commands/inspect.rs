@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use lamina_verifier::{
-    boundary::BoundaryReference,
     card::InsecureSrs,
-    encoding::to_hex,
+    encoding::{g1_bytes, to_hex},
     envelope::{Claims, Envelope, HEADER_BYTES, MAGIC as PROOF_MAGIC},
     hash::Digest,
     srs::VerifierSrs,
@@ -19,7 +18,7 @@ use crate::{
     failure::{Classify, Failure, Kind, Result},
     files,
     output::Output,
-    publication::{Folder, MAX_PROOF_BYTES, MAX_SRS_BYTES},
+    publication::{self, Folder, MAX_PROOF_BYTES, MAX_SRS_BYTES},
 };
 
 /// Runs the command.
@@ -27,7 +26,7 @@ use crate::{
 /// # Errors
 /// The file is of no kind that lamina knows, or damaged.
 pub fn run(session: &Session, arguments: &InspectArgs) -> Result<()> {
-    let value = inspect(session, &arguments.file)?;
+    let value = inspect(session, &arguments.file, arguments.card.as_deref())?;
     show(&session.output, &value)
 }
 
@@ -37,34 +36,41 @@ pub fn run(session: &Session, arguments: &InspectArgs) -> Result<()> {
 /// Standard output is closed or full.
 pub fn show(output: &Output, value: &Value) -> Result<()> {
     output.value(value)?;
-    lines(output, "", value)
+    let mut lines = vec![];
+    flatten(String::new(), value, &mut lines);
+    // What it is comes first.
+    lines.sort_by_key(|(name, _)| name != "kind");
+    let width = lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    lines.iter().try_for_each(|(name, text)| output.line(format!("{name:<width$}  {text}")))
 }
 
-fn lines(output: &Output, prefix: &str, value: &Value) -> Result<()> {
+fn flatten(name: String, value: &Value, lines: &mut Vec<(String, String)>) {
     match value {
-        Value::Object(fields) => fields.iter().try_for_each(|(name, value)| {
-            let name = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-            lines(output, &name, value)
-        }),
-        Value::Array(items) => items.iter().enumerate().try_for_each(|(at, value)| {
-            lines(output, &format!("{prefix}[{at}]"), value)
-        }),
-        Value::String(text) => output.line(format!("{prefix:<28} {text}")),
-        other => output.line(format!("{prefix:<28} {other}")),
+        Value::Object(fields) => {
+            for (field, value) in fields {
+                let name = if name.is_empty() { field.clone() } else { format!("{name}.{field}") };
+                flatten(name, value, lines);
+            }
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(at, item)| flatten(format!("{name}[{at}]"), item, lines));
+        }
+        Value::String(text) => lines.push((name, text.clone())),
+        other => lines.push((name, other.to_string())),
     }
 }
 
-fn inspect(session: &Session, path: &Path) -> Result<Value> {
+fn inspect(session: &Session, path: &Path, card: Option<&Path>) -> Result<Value> {
     if path.is_dir() {
         let card = Folder::new(path).card();
         if card.exists() {
-            return inspect(session, &card);
+            return json_file(&card);
         }
         return model(path);
     }
     let head = head(path)?;
     match &head[..] {
-        head if head.starts_with(PROOF_MAGIC) => proof(path),
+        head if head.starts_with(PROOF_MAGIC) => proof(path, card),
         head if head.starts_with(b"LAMINASV") => {
             let srs = VerifierSrs::read(&files::read(path, MAX_SRS_BYTES)?).context(path.display())?;
             Ok(json!({
@@ -77,9 +83,7 @@ fn inspect(session: &Session, path: &Path) -> Result<Value> {
         }
         head if head.starts_with(b"LAMINASR") => super::srs::inspect(session, path),
         head if head.starts_with(b"lamina-K") => proving_key(path),
-        head if head.starts_with(b"LAMINATL") => {
-            Ok(secret("blinding values of committed columns", path)?)
-        }
+        head if head.starts_with(b"LAMINATL") => Ok(secret("blinding values of committed columns", path)?),
         head if head.starts_with(b"LAMINAWT") => Ok(secret("integer weights of a layer", path)?),
         head if head.starts_with(b"LAMINAAC") => Ok(secret("activations of a hidden boundary", path)?),
         head if head.starts_with(b"GGUF") => model(path),
@@ -146,10 +150,7 @@ fn json_file(path: &Path) -> Result<Value> {
         return model(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")));
     }
     if value.get("kinds").is_none() {
-        return Err(Failure::new(
-            Kind::Input,
-            format_args!("{} is JSON, but no model card", path.display()),
-        ));
+        return Err(Failure::new(Kind::Input, format_args!("{} is JSON, but no model card", path.display())));
     }
     let loaded = LoadedCard::load(&bytes, InsecureSrs::Accept).context(path.display())?;
     let card: BlockCard = serde_json::from_slice(&bytes)?;
@@ -182,7 +183,7 @@ fn json_file(path: &Path) -> Result<Value> {
     }))
 }
 
-fn proof(path: &Path) -> Result<Value> {
+fn proof(path: &Path, card: Option<&Path>) -> Result<Value> {
     let bytes = files::read(path, MAX_PROOF_BYTES)?;
     let claims = Claims::peek(&bytes).kind(Kind::Input).context(path.display())?;
     let context = claims.context;
@@ -199,27 +200,19 @@ fn proof(path: &Path) -> Result<Value> {
         "tokens": context.tokens,
         "note": "what the proof claims; `lamina verify` checks it",
     });
-    // With its card beside it, or in the folder above, the rest can be read too.
-    let parent = path.parent().unwrap_or(Path::new("."));
-    for folder in [parent, &parent.join("..")] {
-        let Ok(json) = files::read(&Folder::new(folder).card(), 64 << 20) else { continue };
-        let Ok(card) = LoadedCard::load(&json, InsecureSrs::Accept) else { continue };
-        let key = [card.key(context.slice), card.range_key(context.slice)]
-            .into_iter()
-            .flatten()
-            .find(|key| key.digest() == claims.key);
-        let Some(key) = key else { continue };
-        let envelope = Envelope::decode(&bytes, key.shape()).kind(Kind::Input).context(path.display())?;
-        let boundary = |b: &BoundaryReference| {
-            json!({
-                "kind": format!("{:?}", b.kind).to_lowercase(),
-                "commitments": b.columns.iter().map(|c| {
-                    Digest(lamina_verifier::encoding::g1_bytes(c))
-                }).collect::<Vec<_>>(),
-            })
-        };
-        value["input"] = boundary(&envelope.input);
-        value["output"] = boundary(&envelope.output);
+    let Some(card) = card else { return Ok(value) };
+    let (_, card) = publication::read_card(card, InsecureSrs::Accept)?;
+    let keys = [card.key(context.slice), card.range_key(context.slice)];
+    let Some(key) = keys.into_iter().flatten().find(|key| key.digest() == claims.key) else {
+        return Err(Failure::new(Kind::Input, "the proof was made under another key than the card's"));
+    };
+    let envelope = Envelope::decode(&bytes, key.shape()).kind(Kind::Input).context(path.display())?;
+    for (side, boundary) in [("input", &envelope.input), ("output", &envelope.output)] {
+        let commitments = boundary.columns.iter().map(|point| Digest(g1_bytes(point)));
+        value[side] = json!({
+            "kind": format!("{:?}", boundary.kind).to_lowercase(),
+            "commitments": commitments.collect::<Vec<_>>(),
+        });
     }
     Ok(value)
 }

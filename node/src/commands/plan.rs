@@ -5,18 +5,13 @@ use crate::{
     cli::{ModelArgs, PlanArgs},
     failure::Result,
     output::{grouped, table},
-    progress::Bar,
     source::{self, Choices},
 };
 
 impl ModelArgs {
     /// How the model becomes integers.
     pub fn choices(&self) -> Choices<'_> {
-        Choices {
-            weight_bits: self.weight_bits,
-            tokens: self.tokens,
-            calibrate: self.calibrate.as_deref(),
-        }
+        Choices { weight_bits: self.weight_bits, tokens: self.tokens, calibrate: self.calibrate.as_deref() }
     }
 }
 
@@ -26,10 +21,8 @@ impl ModelArgs {
 /// The model is unusable, or no layout fits.
 pub fn run(session: &Session, arguments: &PlanArgs) -> Result<()> {
     let output = &session.output;
-    let bar = Bar::new(output, "planning", 1);
-    bar.begin(0, "quantising")?;
-    let prepared = source::prepare(arguments.model.model.as_deref(), &arguments.model.choices())?;
-    drop(bar);
+    let prepared =
+        source::prepare(&session.output, arguments.model.model.as_deref(), &arguments.model.choices())?;
     let plan = &prepared.plan;
     let mut value = serde_json::to_value(plan)?;
     value["layers"] = prepared.integers.blocks.len().into();

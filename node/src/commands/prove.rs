@@ -99,7 +99,10 @@ pub fn run(session: &Session, arguments: &ProveArgs) -> Result<()> {
         })?;
     let circuit = published.circuit()?;
     let spec = &circuit.params.spec;
+    let bar = Bar::new(output, "model", 1);
+    bar.begin(0, "reading")?;
     let model = source::load(Some(&arguments.model))?;
+    drop(bar);
     if model.config.shape != spec.shape || model.config.layers != published.card.architecture.layers as usize
     {
         return Err(Failure::new(
@@ -349,4 +352,3 @@ impl Boundaries<'_> {
         bytes
     }
 }
-

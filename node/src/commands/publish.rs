@@ -25,7 +25,7 @@ pub fn run(session: &Session, arguments: &PublishArgs) -> Result<()> {
         tokens: arguments.tokens,
         calibrate: arguments.calibrate.as_deref(),
     };
-    let prepared = source::prepare(Some(&arguments.model), &choices)?;
+    let prepared = source::prepare(&session.output, Some(&arguments.model), &choices)?;
     let count = prepared.integers.blocks.len();
     let layers = match arguments.layers {
         None => 0..count,

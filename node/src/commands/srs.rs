@@ -56,9 +56,8 @@ pub fn run(session: &Session, command: &SrsCommand) -> Result<()> {
 
 /// Imports halo2 parameters (either encoding) or a `.ptau` file, for the most rows it serves up to a cap.
 fn import(path: &Path, k: Option<u32>) -> Result<Srs> {
-    let open = || {
-        File::open(path).map(BufReader::new).context(format_args!("cannot read {}", path.display()))
-    };
+    let open =
+        || File::open(path).map(BufReader::new).context(format_args!("cannot read {}", path.display()));
     let mut head = [0; 4];
     open()?.read_exact(&mut head).context(format_args!("cannot read {}", path.display()))?;
     let context = || format!("{} is not imported", path.display());

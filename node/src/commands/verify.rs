@@ -42,8 +42,7 @@ struct Presented<'a> {
 /// # Errors
 /// [`Kind::Rejected`] names the check that failed and where.
 pub fn run(session: &Session, arguments: &VerifyArgs) -> Result<()> {
-    let insecure =
-        if arguments.allow_insecure_srs { InsecureSrs::Accept } else { InsecureSrs::Refuse };
+    let insecure = if arguments.allow_insecure_srs { InsecureSrs::Accept } else { InsecureSrs::Refuse };
     let (card, loaded) = publication::read_card(&arguments.card, insecure).map_err(explain_insecure)?;
     let model = loaded.model();
     if let Some(expected) = &arguments.model {
@@ -82,12 +81,10 @@ pub fn run(session: &Session, arguments: &VerifyArgs) -> Result<()> {
 }
 
 fn explain_insecure(failure: Failure) -> Failure {
-    let refused = failure.error.chain().any(|cause| {
-        matches!(
-            cause.downcast_ref(),
-            Some(lamina_verifier::card::CardError::InsecureSrs)
-        )
-    });
+    let refused = failure
+        .error
+        .chain()
+        .any(|cause| matches!(cause.downcast_ref(), Some(lamina_verifier::card::CardError::InsecureSrs)));
     if !refused {
         return failure;
     }
@@ -133,8 +130,7 @@ fn receipt(
              without proof that the weights are in range with --trust-publisher",
         ));
     }
-    let proofs =
-        paths.iter().map(|path| files::read(path, MAX_PROOF_BYTES)).collect::<Result<Vec<_>>>()?;
+    let proofs = paths.iter().map(|path| files::read(path, MAX_PROOF_BYTES)).collect::<Result<Vec<_>>>()?;
     let proofs: Vec<&[u8]> = proofs.iter().map(Vec::as_slice).collect();
     verify_publication(model, card, srs, &proofs).context("publication")
 }
@@ -241,10 +237,9 @@ fn check(
             };
             let failure = Failure::from(error);
             match at {
-                Some(one) => Failure {
-                    error: failure.error.context(one.path.display().to_string()),
-                    ..failure
-                },
+                Some(one) => {
+                    Failure { error: failure.error.context(one.path.display().to_string()), ..failure }
+                }
                 None => failure,
             }
         });
@@ -270,8 +265,7 @@ fn check(
             output,
             publication,
         };
-        let verdict =
-            verify_slice(&expectation, card, srs, &one.bytes).context(one.path.display())?;
+        let verdict = verify_slice(&expectation, card, srs, &one.bytes).context(one.path.display())?;
         if let Some(before) = verdicts.last()
             && before.context.slice + 1 == slice
             && before.output != verdict.input
@@ -311,11 +305,7 @@ fn report(
     let claimed = presented[0].claimed;
     let source = |given: bool| if given { "as expected" } else { "as claimed by the proofs" };
     let chain = verdicts.len() == card.slice_count();
-    output.line(format!(
-        "model     {} ({})",
-        card.model(),
-        source_of_model(arguments.model.is_some())
-    ))?;
+    output.line(format!("model     {} ({})", card.model(), source_of_model(arguments.model.is_some())))?;
     output.line(format!("request   {} ({})", claimed.request, source(arguments.request.is_some())))?;
     output.line(format!("node      {} ({})", claimed.node, source(arguments.node.is_some())))?;
     output.line(format!("tokens    {} ({})", claimed.tokens, source(arguments.tokens.is_some())))?;

@@ -12,8 +12,8 @@ mod reference;
 use halo2_proofs::halo2curves::bn256::G1Affine;
 use lamina_circuits::{Fr, witness::Column};
 
-pub(crate) use cpu::Table;
 pub use cpu::{Cpu, CpuKey};
+pub(crate) use cpu::{Scalars, Table, multiply};
 pub use dual::Dual;
 pub use host::HostColumn;
 pub use reference::{Reference, ReferenceKey};

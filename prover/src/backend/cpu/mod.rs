@@ -12,10 +12,9 @@ use halo2_proofs::halo2curves::bn256::G1Affine;
 use lamina_circuits::{Fr, witness::Column};
 use rayon::prelude::*;
 
-pub(crate) use self::msm::Table;
+pub(crate) use self::msm::{Scalars, Table, multiply};
 use self::{
     integers::{Integer, Limbs, Wide, dot, limbs},
-    msm::Scalars,
     ntt::Ntt,
     program::{CHUNK, Machine, Program, Slot},
 };
