@@ -154,9 +154,9 @@ fn a_small_model_from_publication_to_verified_and_forged_proofs() {
         &["--allow-insecure-srs", "--check-key", "--model", &id, "--request", "r1", "--node", "n1"],
         0,
     ));
-    verify(&["--allow-insecure-srs", "--request", "r2"], 3).says("Request");
-    verify(&["--allow-insecure-srs", "--node", "n2"], 3).says("node");
-    verify(&["--allow-insecure-srs", "--tokens", "3"], 3).says("Tokens");
+    verify(&["--allow-insecure-srs", "--request", "r2"], 3).says("another request");
+    verify(&["--allow-insecure-srs", "--node", "n2"], 3).says("another node");
+    verify(&["--allow-insecure-srs", "--tokens", "3"], 3).says("another token count");
     verify(&["--allow-insecure-srs", "--model", &"0".repeat(64)], 3).says("expected");
     verify(&["--allow-insecure-srs", "--model", "short"], 1);
     for option in

@@ -1,5 +1,7 @@
 //! Activations at the border of a slice: hidden behind commitments, or open as integers.
 
+use std::fmt;
+
 use crate::{
     G1Affine, encoding,
     hash::Hasher,
@@ -13,6 +15,15 @@ pub enum BoundaryKind {
     Hidden,
     /// Public integers; the verifier computes the commitments, whose blinding rows are zero.
     Open,
+}
+
+impl fmt::Display for BoundaryKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hidden => "hidden",
+            Self::Open => "open",
+        })
+    }
 }
 
 impl BoundaryKind {

@@ -3,7 +3,7 @@
 //! Every check has its own error. Contexts and headers are built from the verifier's *expectation*; what
 //! an envelope says of itself is only compared with it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use halo2_proofs::{
     halo2curves::bn256::Bn256,
@@ -51,6 +51,15 @@ pub enum Side {
     Input,
     /// Where it ends.
     Output,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Input => "input",
+            Self::Output => "output",
+        })
+    }
 }
 
 /// What a verifier expects of one slice proof.
@@ -109,6 +118,19 @@ pub enum Field {
     Node,
     /// The token count.
     Tokens,
+}
+
+impl fmt::Display for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Srs => "reference string",
+            Self::Model => "model",
+            Self::Slice => "slice",
+            Self::Request => "request",
+            Self::Node => "node",
+            Self::Tokens => "token count",
+        })
+    }
 }
 
 /// Why one slice proof is refused.
@@ -176,13 +198,13 @@ pub enum Refusal {
         actual: KeyDigest,
     },
     /// Made for another occasion.
-    #[error("the envelope is for another {field:?}")]
+    #[error("the envelope is for another {field}")]
     Field {
         /// Which field.
         field: Field,
     },
     /// An expected boundary has another number of columns than the circuit.
-    #[error("{side:?}: {actual} columns are expected of a circuit with {expected}")]
+    #[error("{side} boundary: {actual} columns are expected of a circuit with {expected}")]
     BoundaryColumns {
         /// Which side.
         side: Side,
@@ -192,7 +214,7 @@ pub enum Refusal {
         actual: usize,
     },
     /// A boundary is open where a hidden one is expected, or the other way round.
-    #[error("{side:?}: boundary is {actual:?}")]
+    #[error("the {side} boundary is {actual}, which is not what is expected")]
     BoundaryKind {
         /// Which side.
         side: Side,
@@ -200,7 +222,7 @@ pub enum Refusal {
         actual: BoundaryKind,
     },
     /// A boundary is not the expected one.
-    #[error("{side:?}: column {column} is not the expected one")]
+    #[error("{side} boundary: column {column} is not the expected one")]
     Boundary {
         /// Which side.
         side: Side,
@@ -208,7 +230,7 @@ pub enum Refusal {
         column: usize,
     },
     /// The commitments of an open boundary could not be computed.
-    #[error("{side:?}: {error}")]
+    #[error("{side} boundary: {error}")]
     OpenBoundary {
         /// Which side.
         side: Side,
@@ -613,7 +635,7 @@ pub enum ChainError {
         error: DecodeError,
     },
     /// An envelope belongs to another occasion.
-    #[error("envelope {position} is for another {field:?}")]
+    #[error("envelope {position} is for another {field}")]
     Foreign {
         /// Position in the chain.
         position: usize,

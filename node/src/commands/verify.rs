@@ -11,8 +11,8 @@ use lamina_verifier::{
     hash::ModelId,
     srs::VerifierSrs,
     verify::{
-        BoundaryExpectation, ChainExpectation, Expectation, PublicationReceipt, Verdict, verify_chain,
-        verify_publication, verify_slice,
+        BoundaryExpectation, ChainError, ChainExpectation, Expectation, PublicationReceipt, SliceError,
+        Verdict, verify_chain, verify_publication, verify_slice,
     },
 };
 use serde_json::json;
@@ -231,10 +231,16 @@ fn check(
         };
         return verify_chain(&expectation, card, srs, &envelopes).map_err(|error| {
             let at = match &error {
-                lamina_verifier::verify::ChainError::Slice(error) => presented.get(error.slice as usize),
-                lamina_verifier::verify::ChainError::Boundary { slice } => presented.get(*slice as usize),
+                ChainError::Slice(SliceError { slice, .. }) | ChainError::Boundary { slice } => {
+                    usize::try_from(*slice).ok()
+                }
+                ChainError::Unreadable { position, .. }
+                | ChainError::Foreign { position, .. }
+                | ChainError::Extra { position, .. }
+                | ChainError::Reordered { position, .. } => Some(*position),
                 _ => None,
-            };
+            }
+            .and_then(|at| presented.get(at));
             let failure = Failure::from(error);
             match at {
                 Some(one) => {
