@@ -6,6 +6,7 @@
 use std::sync::{Arc, OnceLock};
 
 use ff::Field;
+use group::Curve;
 use halo2_proofs::{
     halo2curves::bn256::Bn256,
     plonk::{VerifyingKey, verify_proof},
@@ -38,6 +39,8 @@ use lamina_verifier::{
         KindEntry, ModelCard, Quantisation, SliceEntry, SrsReference,
     },
     context::Context,
+    encoding,
+    envelope::Envelope,
     hash::{Digest, ModelId, NodeId, ProtocolId, RequestId},
     key::{key_digest, write_key},
     srs::VerifierSrs,
@@ -468,6 +471,53 @@ fn random_shapes_are_proved_and_accepted() {
         assert!(stock_accepts(&srs, &key, &instances, &proved.proof), "{params:?}");
         // S9: another public value.
         assert!(!stock_accepts(&srs, &key, &[vec![Fr::from(round), Fr::ZERO]], &proved.proof));
+    }
+}
+
+/// The verifier replays halo2's transcript in code of its own: it must decide as halo2's does.
+#[test]
+fn our_verifier_decides_as_the_stock_one() {
+    let world = world();
+    let trace = world.trace(0, &world.x);
+    let (input, output) = (world.boundary(&world.x), world.boundary(&trace.output.q));
+    let honest = world.honest(0, &world.x, &input, &output);
+    let (key, srs) = (world.card.key(0).unwrap(), &world.srs);
+    let draft = Draft {
+        key,
+        srs: srs.id(),
+        context: world.context(0),
+        weights: world.published[0].commitments(),
+        input: input.boundary(),
+        output: output.boundary(),
+    };
+    let instance = draft.instance().to_vec();
+    let stock = |instance: &[Fr], proof: &[u8]| stock_accepts(srs, &world.key, &[instance.to_vec()], proof);
+    let envelope = Envelope::decode(&honest, key.shape()).unwrap();
+    assert!(stock(&instance, &envelope.proof));
+    assert_eq!(world.verify(0, &honest), Ok(()));
+    for wrong in [[instance[1], instance[0]], [instance[0] + Fr::ONE, instance[1]]] {
+        assert!(!stock(&wrong, &envelope.proof));
+    }
+
+    // Every element of the proof, replaced by another valid one: a neighbour, or a changed scalar.
+    let (points, scalars) = (key.shape().points, key.shape().scalars);
+    let elements = points + scalars + 2;
+    assert_eq!(envelope.proof.len(), 32 * elements);
+    for element in (0..elements).filter(|at| *at < points || (at - points) % 7 == 0 || at + 3 > elements) {
+        let mut forged = envelope.clone();
+        let is_scalar = (points..points + scalars).contains(&element);
+        let at = 32 * element;
+        if is_scalar {
+            let mut scalar = Fr::from_bytes(envelope.proof[at..at + 32].try_into().unwrap()).unwrap();
+            scalar += Fr::ONE;
+            forged.proof[at..at + 32].copy_from_slice(&scalar.to_bytes());
+        } else {
+            let point = encoding::g1(envelope.proof[at..at + 32].try_into().unwrap()).unwrap();
+            let point = (point + G1Affine::generator()).to_affine();
+            forged.proof[at..at + 32].copy_from_slice(&encoding::g1_bytes(&point));
+        }
+        assert!(!stock(&instance, &forged.proof), "element {element}");
+        assert_eq!(world.verify(0, &forged.encode()), Err(Refusal::Proof), "element {element}");
     }
 }
 

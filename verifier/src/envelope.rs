@@ -261,12 +261,6 @@ impl Envelope {
         check_proof_shape(proof, shape)?;
         Ok(Self { claims, input, output, link: LinkProof { nonce, responses }, proof: proof.to_vec() })
     }
-
-    /// The bytes of the `position`-th point of the halo2 proof.
-    pub(crate) fn proof_point(&self, position: usize) -> Option<&[u8; ELEMENT_BYTES]> {
-        let (elements, _) = self.proof.as_chunks::<ELEMENT_BYTES>();
-        elements.get(position)
-    }
 }
 
 /// The identity stands for an open column of zeros, and for nothing else.

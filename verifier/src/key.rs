@@ -13,6 +13,7 @@ use crate::{
     Fr, G1Affine,
     encoding::{self, ELEMENT_BYTES, PointError, Reader, Truncated},
     hash::{Hasher, KeyDigest},
+    plonk::Protocol,
     srs::{LOG_N_RANGE, TAIL_ROWS},
 };
 
@@ -267,6 +268,7 @@ fn link_columns(phases: &[u8], linked: &LinkedColumns) -> Result<Vec<LinkedColum
 #[derive(Clone)]
 pub struct SliceKey {
     verifying_key: VerifyingKey<G1Affine>,
+    protocol: Protocol,
     shape: KeyShape,
     digest: KeyDigest,
 }
@@ -386,6 +388,8 @@ impl SliceKey {
         let fixed = points("fixed", fixed)?;
         let permuted = points("permutation", permuted)?;
         let shape = KeyShape::new(&cs, log_n, degree, &C::linked(params))?;
+        let protocol =
+            Protocol::new(&cs, degree, log_n).map_err(|reason| KeyError::Unsupported { reason })?;
         let verifying_key = VerifyingKey::from_parts(
             domain,
             fixed,
@@ -397,7 +401,7 @@ impl SliceKey {
         if verifying_key.transcript_repr().to_repr().as_ref() != representative.as_slice() {
             return Err(KeyError::Transcript);
         }
-        Ok(Self { verifying_key, shape, digest })
+        Ok(Self { verifying_key, protocol, shape, digest })
     }
 
     /// Takes a key that was just generated: the way of publishers and provers.
@@ -420,6 +424,11 @@ impl SliceKey {
     /// The digest of its bytes.
     pub fn digest(&self) -> KeyDigest {
         self.digest
+    }
+
+    /// How its proofs are reduced.
+    pub(crate) fn protocol(&self) -> &Protocol {
+        &self.protocol
     }
 
     pub(crate) fn verifying_key(&self) -> &VerifyingKey<G1Affine> {

@@ -9,6 +9,7 @@
 //! - [`context`]: what a proof is bound to.
 //! - [`boundary`]: activations at the border of a slice, hidden or open.
 //! - [`link`]: fresh commitments open to the published columns.
+//! - `plonk`: the halo2 proof, reduced to one equation of points; `msm`: their sum.
 //! - [`envelope`]: the bytes of one slice proof.
 //! - [`verify`]: slices, chains, publications.
 
@@ -34,6 +35,8 @@ pub mod envelope;
 pub mod hash;
 pub mod key;
 pub mod link;
+mod msm;
+mod plonk;
 pub mod srs;
 pub mod verify;
 

@@ -18,11 +18,11 @@ use std::iter;
 
 use ff::Field;
 use group::Group;
-use halo2_proofs::arithmetic::best_multiexp;
 
 use crate::{
     Fr, G1Affine,
     hash::{Hasher, HeaderDigest},
+    msm::multiply,
 };
 
 /// A published commitment and the fresh one that stands in the proof.
@@ -76,86 +76,51 @@ pub struct LinkProof {
     pub responses: Vec<Fr>,
 }
 
-/// One or more link equations, to be checked as one multi-scalar multiplication.
-///
-/// # Soundness
-/// Equation `j` is scaled by `b^j`, `b = H("link-batch", all R, all ρ, all z)`: a batch of `m` false
-/// equations passes with probability `m/p`.
+/// The equation of one proof, `Σ z_i [L_i] − R − e·Δ = 0`, as scalars of its points.
 #[derive(Clone, Debug)]
-pub struct LinkBatch {
-    hasher: Hasher,
-    equations: Vec<(Vec<Fr>, Vec<G1Affine>)>,
+pub(crate) struct LinkEquation {
+    /// Of `[L_i]` of the blinding rows, of `R` and of the published columns, with those points.
+    pub terms: Vec<(Fr, G1Affine)>,
+    /// Of the fresh commitments, in the order of the pairs.
+    pub fresh: Vec<Fr>,
 }
 
-impl Default for LinkBatch {
-    fn default() -> Self {
-        Self { hasher: Hasher::new("link-batch"), equations: Vec::new() }
+/// # Shapes
+/// `tail`: `[L_i]` of the blinding rows, as many as `proof` has responses, in ascending row.
+///
+/// # Errors
+/// `None` when the numbers of responses and blinding rows differ, which no decoded envelope's do.
+#[expect(clippy::arithmetic_side_effects, reason = "field and group arithmetic is total")]
+pub(crate) fn equation(
+    header: &HeaderDigest,
+    tail: &[G1Affine],
+    pairs: &[LinkedPair],
+    proof: &LinkProof,
+) -> Option<LinkEquation> {
+    if proof.responses.len() != tail.len() {
+        return None;
     }
+    let rho = Rho::draw(header, pairs);
+    let LinkChallenge(e) = LinkChallenge::draw(rho, &proof.nonce);
+    let weights: Vec<Fr> = rho.powers().zip(pairs).map(|(power, _)| power * e).collect();
+    let mut terms = vec![(-Fr::ONE, proof.nonce)];
+    terms.extend(proof.responses.iter().copied().zip(tail.iter().copied()));
+    terms.extend(weights.iter().zip(pairs).map(|(weight, pair)| (*weight, pair.published)));
+    Some(LinkEquation { terms, fresh: weights.iter().map(|weight| -*weight).collect() })
 }
 
-impl LinkBatch {
-    /// Adds the equation of one proof.
-    ///
-    /// # Shapes
-    /// `tail`: `[L_i]` of the blinding rows, as many as `proof` has responses, in ascending row.
-    #[expect(clippy::arithmetic_side_effects, reason = "field and group arithmetic is total")]
-    pub fn push(
-        &mut self,
-        header: &HeaderDigest,
-        tail: &[G1Affine],
-        pairs: &[LinkedPair],
-        proof: &LinkProof,
-    ) {
-        let rho = Rho::draw(header, pairs);
-        let LinkChallenge(e) = LinkChallenge::draw(rho, &proof.nonce);
-        self.hasher.point(&proof.nonce).scalar(&rho.0);
-        self.hasher.count(proof.responses.len()).count(tail.len());
-        let mut scalars = Vec::new();
-        let mut points = Vec::new();
-        let mut term = |scalar: Fr, point: G1Affine| {
-            scalars.push(scalar);
-            points.push(point);
-        };
-        term(-Fr::ONE, proof.nonce);
-        for (response, point) in proof.responses.iter().zip(tail) {
-            self.hasher.scalar(response);
-            term(*response, *point);
-        }
-        if proof.responses.len() != tail.len() {
-            // Never reached with a decoded envelope; an equation that cannot hold keeps it harmless.
-            term(Fr::ONE, G1Affine::generator());
-        }
-        for (power, pair) in rho.powers().zip(pairs) {
-            let weight = power * e;
-            term(-weight, pair.fresh);
-            term(weight, pair.published);
-        }
-        self.equations.push((scalars, points));
-    }
-
-    /// Whether every equation holds.
-    #[expect(clippy::arithmetic_side_effects, reason = "field and group arithmetic is total")]
-    pub fn check(self) -> bool {
-        let b = self.hasher.challenge();
-        let mut scale = Fr::ONE;
-        let (mut scalars, mut points) = (Vec::new(), Vec::new());
-        for (equation, bases) in self.equations {
-            scalars.extend(equation.iter().map(|scalar| *scalar * scale));
-            points.extend(bases);
-            scale *= b;
-        }
-        bool::from(best_multiexp(&scalars, &points).is_identity())
-    }
-}
-
-/// Checks the equation of one proof; see [`LinkBatch::push`].
+/// Checks `Σ z_i [L_i] = R + e·Δ` of one proof.
+///
+/// # Shapes
+/// `tail`: `[L_i]` of the blinding rows, in ascending row.
 pub fn verify_link(
     header: &HeaderDigest,
     tail: &[G1Affine],
     pairs: &[LinkedPair],
     proof: &LinkProof,
 ) -> bool {
-    let mut batch = LinkBatch::default();
-    batch.push(header, tail, pairs, proof);
-    proof.responses.len() == tail.len() && batch.check()
+    equation(header, tail, pairs, proof).is_some_and(|LinkEquation { mut terms, fresh }| {
+        terms.extend(fresh.into_iter().zip(pairs.iter().map(|pair| pair.fresh)));
+        bool::from(multiply(&terms).is_identity())
+    })
 }

@@ -13,22 +13,18 @@
 //! Wrong Lagrange points would let a prover change linked columns on usable rows; these two equations
 //! leave it a chance of about `n/p`.
 
-use std::{fmt, iter};
+use std::{fmt, iter, ops::Neg};
 
 use ff::{Field, PrimeField};
 use group::{Curve, Group, GroupEncoding, prime::PrimeCurveAffine};
-use halo2_proofs::{
-    arithmetic::best_multiexp,
-    halo2curves::bn256::{Bn256, G1, G2Prepared, Gt},
-    poly::kzg::commitment::ParamsKZG,
-};
+use halo2_proofs::halo2curves::bn256::{Bn256, G1, G2Prepared, Gt};
 use pairing::{MillerLoopResult, MultiMillerLoop};
-use rand_core::OsRng;
 
 use crate::{
     Fr, G1Affine, G2Affine,
     encoding::{self, ELEMENT_BYTES, G2_BYTES, PointError, RAW_G1_BYTES, Reader, Truncated},
     hash::{Hasher, SrsId},
+    msm::multiply,
 };
 
 /// Sizes that are accepted: `2^1` to `2^24` rows.
@@ -188,7 +184,10 @@ pub struct VerifierSrs {
     opening: G1Affine,
     tail: Vec<G1Affine>,
     basis: Option<Vec<G1Affine>>,
-    params: ParamsKZG<Bn256>,
+    /// `[τ]_2`, ready for pairings.
+    tau: G2Prepared,
+    /// `−[1]_2`, ready for pairings.
+    minus_one: G2Prepared,
 }
 
 impl fmt::Debug for VerifierSrs {
@@ -227,15 +226,6 @@ impl VerifierSrs {
         check_top(&identity, &id, log_n, &top, &opening)?;
         check_lagrange(&identity, log_n, &top, &lagrange)?;
         let tail = lagrange.iter().skip(lagrange.len().saturating_sub(tail_rows)).copied().collect();
-        // The library has no constructor for verifier parameters: a method of an instance is the only way
-        // to name the four values that its verifier reads (`k`, `[1]_1`, `[1]_2`, `[τ]_2`).
-        let params = ParamsKZG::<Bn256>::setup(0, OsRng).from_parts(
-            log_n,
-            vec![G1Affine::generator()],
-            Some(Vec::new()),
-            G2Affine::generator(),
-            identity.tau_g2,
-        );
         Ok(Self {
             identity,
             id,
@@ -244,7 +234,8 @@ impl VerifierSrs {
             opening,
             tail,
             basis: (lagrange.len() == n).then_some(lagrange),
-            params,
+            tau: identity.tau_g2.into(),
+            minus_one: G2Affine::generator().neg().into(),
         })
     }
 
@@ -282,9 +273,11 @@ impl VerifierSrs {
         self.tail.get(self.tail.len().checked_sub(rows)?..)
     }
 
-    /// The library's parameters: enough for its verifier, useless for anything else.
-    pub(crate) fn params(&self) -> &ParamsKZG<Bn256> {
-        &self.params
+    /// Whether `e(left, [τ]_2) = e(right, [1]_2)`.
+    pub(crate) fn pairing_holds(&self, left: &G1Affine, right: &G1Affine) -> bool {
+        let product: Gt =
+            Bn256::multi_miller_loop(&[(left, &self.tau), (right, &self.minus_one)]).final_exponentiation();
+        bool::from(product.is_identity())
     }
 
     /// The commitment to a column of integers with zeros on the remaining rows, blinding rows included.
@@ -298,7 +291,7 @@ impl VerifierSrs {
             return Err(SrsError::TooManyRows { limit: basis.len(), actual: values.len() });
         }
         // The sign goes to the point, so that scalars stay short.
-        let (scalars, points): (Vec<_>, Vec<_>) = values
+        let terms: Vec<_> = values
             .iter()
             .zip(basis)
             .filter(|(value, _)| **value != 0)
@@ -306,8 +299,8 @@ impl VerifierSrs {
                 let point = if *value < 0 { -*point } else { *point };
                 (Fr::from(u64::from(value.unsigned_abs())), point)
             })
-            .unzip();
-        Ok(best_multiexp(&scalars, &points).to_affine())
+            .collect();
+        Ok(multiply(&terms).to_affine())
     }
 
     /// The bytes that [`Self::read`] reads.
@@ -452,9 +445,12 @@ fn check_lagrange(
     let points: Vec<G1Affine> = lagrange.iter().rev().copied().collect();
     let n_inv = Fr::TWO_INV.pow_vartime([u64::from(log_n)]);
     let constant = weighted.iter().fold(Fr::ZERO, |sum, term| sum + term) * n_inv;
-    let left = best_multiexp(&powers, &points);
-    let right =
-        best_multiexp(&weighted, &points) + (G1::from(*top) - G1::from(G1Affine::generator())) * constant;
+    let sum = |scalars: &[Fr]| {
+        let terms: Vec<_> = scalars.iter().copied().zip(points.iter().copied()).collect();
+        multiply(&terms)
+    };
+    let left = sum(&powers);
+    let right = sum(&weighted) + (G1::from(*top) - G1::from(G1Affine::generator())) * constant;
     pairings_cancel(&[((-left).to_affine(), identity.tau_g2), (right.to_affine(), G2Affine::generator())])
         .then_some(())
         .ok_or(SrsError::Lagrange)

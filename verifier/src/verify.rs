@@ -5,19 +5,8 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use halo2_proofs::{
-    halo2curves::bn256::Bn256,
-    plonk::{Error as Halo2Error, verify_proof},
-    poly::{
-        VerificationStrategy,
-        kzg::{
-            commitment::KZGCommitmentScheme,
-            multiopen::VerifierSHPLONK,
-            strategy::{AccumulatorStrategy, SingleStrategy},
-        },
-    },
-    transcript::{Blake2bRead, Challenge255, TranscriptReadBuffer},
-};
+use ff::Field as _;
+use group::Curve;
 use lamina_circuits::slice::SliceCircuit;
 
 use crate::{
@@ -25,11 +14,13 @@ use crate::{
     boundary::{BoundaryKind, BoundaryReference, OpenBoundary},
     card::{Card, SrsReference},
     context::{Context, Header},
-    encoding::{self, ELEMENT_BYTES, PointError},
+    encoding::ELEMENT_BYTES,
     envelope::{Claims, DecodeError, Envelope, first_bad_point},
     hash::{Digest, Hasher, HeaderDigest, KeyDigest, ModelId, NodeId, RequestId, SrsId},
     key::{KeyError, LinkedRole, SliceKey, refuse_max_degree},
-    link::{LinkBatch, LinkedPair, verify_link},
+    link::{self, LinkEquation, LinkedPair},
+    msm::multiply,
+    plonk::{KeyTerms, Reduction},
     srs::{SrsError, VerifierSrs},
 };
 
@@ -303,8 +294,9 @@ pub fn verify_slice<C: SliceCircuit, R: SliceCircuit>(
 ) -> Result<Verdict, SliceError> {
     let slice = expectation.context.slice;
     let refuse = |refusal| SliceError { slice, refusal };
-    let prepared = prepare_slice(expectation, card, srs, envelope).map_err(refuse)?;
-    prepared.verify(srs).map_err(refuse)?;
+    let prepared = [(slice, prepare_slice(expectation, card, srs, envelope).map_err(refuse)?)];
+    verify_all(&prepared, srs)?;
+    let [(_, prepared)] = prepared;
     Ok(prepared.verdict(&expectation.publication, srs))
 }
 
@@ -314,7 +306,7 @@ struct Prepared<'a> {
     context: Context,
     envelope: Envelope,
     header: HeaderDigest,
-    pairs: Vec<LinkedPair>,
+    published: Vec<G1Affine>,
     tail: &'a [G1Affine],
 }
 
@@ -385,7 +377,7 @@ impl<'a> Task<'a, '_> {
         let input = self.boundary(srs, Side::Input, self.input, &envelope.input)?;
         let output = self.boundary(srs, Side::Output, self.output, &envelope.output)?;
         check_repeated(&envelope, shape.advice)?;
-        let pairs = self.pairs(&envelope, &input, &output)?;
+        let published = self.published(&input, &output)?;
         let header = Header {
             key: self.key.digest(),
             shape,
@@ -395,7 +387,7 @@ impl<'a> Task<'a, '_> {
             output: &output,
         }
         .digest();
-        Ok(Prepared { key: self.key, context: self.context, envelope, header, pairs, tail })
+        Ok(Prepared { key: self.key, context: self.context, envelope, header, published, tail })
     }
 
     fn check_claims(&self, claims: &Claims) -> Result<(), Refusal> {
@@ -455,38 +447,23 @@ impl<'a> Task<'a, '_> {
         Ok(BoundaryReference { kind, columns })
     }
 
-    /// Published and fresh commitments in advice-index order.
-    fn pairs(
+    /// What the linked columns must open to, in advice-index order.
+    fn published(
         &self,
-        envelope: &Envelope,
         input: &BoundaryReference,
         output: &BoundaryReference,
-    ) -> Result<Vec<LinkedPair>, Refusal> {
-        self.key
-            .shape()
-            .linked
-            .iter()
-            .map(|column| {
-                let published = match column.role {
-                    LinkedRole::Weight => self.weights,
-                    LinkedRole::Input => &input.columns,
-                    LinkedRole::Output => &output.columns,
-                }
-                .get(column.index);
-                // Both exist: their numbers were compared with the key's.
-                let (Some(published), Some(bytes)) = (published, envelope.proof_point(column.position))
-                else {
-                    return Err(Refusal::Link);
-                };
-                let fresh = encoding::g1(bytes).map_err(|error| proof_point_error(column.position, error))?;
-                Ok(LinkedPair { published: *published, fresh })
-            })
-            .collect()
+    ) -> Result<Vec<G1Affine>, Refusal> {
+        let published = self.key.shape().linked.iter().map(|column| {
+            let columns = match column.role {
+                LinkedRole::Weight => self.weights,
+                LinkedRole::Input => &input.columns,
+                LinkedRole::Output => &output.columns,
+            };
+            // All exist: their numbers were compared with the key's.
+            columns.get(column.index).copied().ok_or(Refusal::Link)
+        });
+        published.collect()
     }
-}
-
-fn proof_point_error(index: usize, error: PointError) -> DecodeError {
-    DecodeError::Point { part: crate::envelope::Part::ProofPoint, index, error }
 }
 
 fn differing_field(claimed: &Context, expected: &Context) -> Option<Field> {
@@ -518,44 +495,25 @@ fn check_repeated(envelope: &Envelope, advice: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-type Scheme = KZGCommitmentScheme<Bn256>;
-
 impl Prepared<'_> {
-    /// Both arguments, each with its own pairing or multiplication.
-    fn verify(&self, srs: &VerifierSrs) -> Result<(), Refusal> {
-        self.verify_proof(srs, SingleStrategy::new(srs.params()))?;
-        verify_link(&self.header, self.tail, &self.pairs, &self.envelope.link)
-            .then_some(())
-            .ok_or(Refusal::Link)
+    /// Replays the halo2 proof under the instance that the expected header spells.
+    fn reduce(&self) -> Result<Reduction, Refusal> {
+        let instance: [Fr; 2] = self.header.instance();
+        self.key
+            .protocol()
+            .reduce(self.key.verifying_key(), &instance, &self.envelope.proof)
+            .map_err(|_| self.bad_point().unwrap_or(Refusal::Opening))
     }
 
-    /// The stock verifier, with exactly one proof, two instance values and no byte left over.
-    fn verify_proof<'p, S>(&self, srs: &'p VerifierSrs, strategy: S) -> Result<S::Output, Refusal>
-    where
-        S: VerificationStrategy<'p, Scheme, VerifierSHPLONK<'p, Bn256>>,
-    {
-        let instance: [Fr; 2] = self.header.instance();
-        let mut rest = self.envelope.proof.as_slice();
-        let mut transcript = Blake2bRead::<_, G1Affine, Challenge255<G1Affine>>::init(&mut rest);
-        let output = verify_proof::<Scheme, VerifierSHPLONK<'p, Bn256>, _, _, S>(
-            srs.params(),
-            self.key.verifying_key(),
-            strategy,
-            &[&[&instance]],
-            &mut transcript,
-        )
-        .map_err(|error| match error {
-            Halo2Error::ConstraintSystemFailure => Refusal::Proof,
-            Halo2Error::Transcript(_) => self.bad_point().unwrap_or(Refusal::Proof),
-            _ => self.bad_point().unwrap_or(Refusal::Opening),
-        })?;
-        if !rest.is_empty() {
-            return Err(Refusal::Decode(DecodeError::Length {
-                expected: self.envelope.proof.len().saturating_sub(rest.len()),
-                actual: self.envelope.proof.len(),
-            }));
-        }
-        Ok(output)
+    /// Published and fresh commitments in advice-index order.
+    fn pairs(&self, reduction: &Reduction) -> Result<Vec<LinkedPair>, Refusal> {
+        let columns = self.key.shape().linked.iter().zip(&self.published);
+        columns
+            .map(|(column, published)| {
+                let fresh = reduction.points.get(column.position).ok_or(Refusal::Link)?;
+                Ok(LinkedPair { published: *published, fresh: *fresh })
+            })
+            .collect()
     }
 
     fn bad_point(&self) -> Option<Refusal> {
@@ -574,25 +532,101 @@ impl Prepared<'_> {
     }
 }
 
-/// Checks many prepared proofs with one pairing check and one multi-scalar multiplication; when that
-/// fails, finds the first that is at fault.
+/// Checks prepared proofs, their opening arguments and their link proofs, with one multi-scalar
+/// multiplication and one pairing check; when that fails, finds the first that is at fault.
+///
+/// # Soundness
+/// The `j`-th proof's equation is scaled by `b^(2j)` and its link equation, a combination of points that
+/// must vanish, by `b^(2j+1)`, `b = H("batch", all headers, proofs and link proofs)`: `m` proofs with a
+/// false one pass with a further probability of at most `2m/p`.
 fn verify_all(prepared: &[(u32, Prepared<'_>)], srs: &VerifierSrs) -> Result<(), SliceError> {
-    let mut accumulator = AccumulatorStrategy::new(srs.params());
-    let mut links = LinkBatch::default();
+    let mut hasher = Hasher::new("batch");
+    let mut reduced = Vec::with_capacity(prepared.len());
     for (slice, proof) in prepared {
-        accumulator =
-            proof.verify_proof(srs, accumulator).map_err(|refusal| SliceError { slice: *slice, refusal })?;
-        links.push(&proof.header, proof.tail, &proof.pairs, &proof.envelope.link);
+        let refuse = |refusal| SliceError { slice: *slice, refusal };
+        let reduction = proof.reduce().map_err(refuse)?;
+        let pairs = proof.pairs(&reduction).map_err(refuse)?;
+        let Envelope { link, proof: bytes, .. } = &proof.envelope;
+        let equation =
+            link::equation(&proof.header, proof.tail, &pairs, link).ok_or_else(|| refuse(Refusal::Link))?;
+        hasher.bytes(&proof.header.0.0).bytes(bytes).point(&link.nonce).count(link.responses.len());
+        for response in &link.responses {
+            hasher.scalar(response);
+        }
+        reduced.push(Reduced { slice: *slice, prepared: proof, reduction, equation });
     }
-    let proofs = VerificationStrategy::<Scheme, VerifierSHPLONK<'_, Bn256>>::finalize(accumulator);
-    if proofs && links.check() {
+    let challenge = hasher.challenge();
+    if hold(&reduced, Part::Both, challenge, srs) {
         return Ok(());
     }
-    for (slice, proof) in prepared {
-        proof.verify(srs).map_err(|refusal| SliceError { slice: *slice, refusal })?;
+    for one in &reduced {
+        let one = std::slice::from_ref(one);
+        for (part, refusal) in [(Part::Proof, Refusal::Proof), (Part::Link, Refusal::Link)] {
+            if !hold(one, part, challenge, srs) {
+                return Err(SliceError { slice: one.first().map_or(0, |one| one.slice), refusal });
+            }
+        }
     }
     // Single checks are exact; a batch that disagrees with all of them is refused all the same.
-    Err(SliceError { slice: prepared.first().map_or(0, |(slice, _)| *slice), refusal: Refusal::Proof })
+    Err(SliceError { slice: reduced.first().map_or(0, |one| one.slice), refusal: Refusal::Proof })
+}
+
+/// A proof as equations between points.
+struct Reduced<'a, 'k> {
+    slice: u32,
+    prepared: &'a Prepared<'k>,
+    reduction: Reduction,
+    equation: LinkEquation,
+}
+
+/// Which equations of a proof are checked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Proof,
+    Link,
+    Both,
+}
+
+/// Whether the equations hold, combined by powers of `challenge`. Points that proofs share (those of the
+/// key, of the reference string, a proof's own in both equations) are multiplied once.
+#[expect(clippy::arithmetic_side_effects, reason = "field and group arithmetic is total")]
+fn hold(reduced: &[Reduced<'_, '_>], part: Part, challenge: Fr, srs: &VerifierSrs) -> bool {
+    let (proofs, links) = (part != Part::Link, part != Part::Proof);
+    let mut keys: BTreeMap<KeyDigest, (&SliceKey, KeyTerms)> = BTreeMap::new();
+    let (mut left, mut right) = (Vec::new(), Vec::new());
+    let mut generator = Fr::ZERO;
+    let mut power = Fr::ONE;
+    for Reduced { prepared, reduction, equation, .. } in reduced {
+        let (scale, link_scale) = (power, power * challenge);
+        power = link_scale * challenge;
+        let mut own: Vec<(Fr, G1Affine)> = Vec::new();
+        if proofs {
+            left.push((scale, reduction.left));
+            generator += scale * reduction.generator;
+            own.extend(reduction.own_terms().map(|(scalar, point)| (scalar * scale, point)));
+            let key = prepared.key;
+            let (_, terms) =
+                keys.entry(key.digest()).or_insert_with(|| (key, KeyTerms::new(key.verifying_key())));
+            terms.add(reduction, scale);
+        } else {
+            own.extend(reduction.points.iter().map(|point| (Fr::ZERO, *point)));
+        }
+        if links {
+            for (column, scalar) in prepared.key.shape().linked.iter().zip(&equation.fresh) {
+                if let Some((slot, _)) = own.get_mut(column.position) {
+                    *slot += link_scale * scalar;
+                }
+            }
+            own.extend(equation.terms.iter().map(|(scalar, point)| (link_scale * scalar, *point)));
+        }
+        right.extend(own);
+    }
+    right.push((generator, G1Affine::generator()));
+    for (key, terms) in keys.into_values() {
+        right.extend(terms.terms(key.verifying_key()));
+    }
+    let (left, right) = (multiply(&left), multiply(&right));
+    srs.pairing_holds(&left.to_affine(), &right.to_affine())
 }
 
 /// What a verifier expects of the proofs of a whole model.
