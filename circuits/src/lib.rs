@@ -3,7 +3,7 @@
 //! - [`executor`]: the integer semantics, which are the specification.
 //! - [`bounds`]: which specifications are sound to compile.
 //! - [`tables`]: the lookup tables.
-//! - [`slice`]: what a verifier must know of a circuit besides its gates.
+//! - [`mod@slice`]: what a verifier must know of a circuit besides its gates.
 //! - [`spec`]: what is computed: shapes, scales, integer weights.
 //! - [`witness`]: how a circuit hands its columns to a prover.
 

@@ -87,7 +87,7 @@ impl LogUp {
     /// Creates the gates `lookup/1` (helpers), `lookup/2` (table helpers), `lookup/3` (running sum),
     /// `lookup/4` and `lookup/5` (its ends).
     ///
-    /// `lookups` yields the tuples (see [`tuple`]) of a row, in helper order.
+    /// `lookups` yields the tuples (see [`tuple()`]) of a row, in helper order.
     ///
     /// # Soundness
     /// Looked-up expressions must contain phase-0, fixed and challenge terms only: a cell that only the

@@ -21,7 +21,7 @@ pub mod srs;
 pub mod stock;
 pub mod synthesized;
 
-pub use backend::{Backend, Cpu, Dual, Reference};
+pub use backend::{Backend, Cpu, Dual, Kernels, Reference};
 pub use blinding::Blinding;
 pub use error::{KeyError, ProveError, SetupError, UnsupportedError};
 pub use key::ProvingKey;

@@ -19,7 +19,7 @@ use rand_core::{OsRng, RngCore};
 use zeroize::Zeroize;
 
 use crate::{
-    backend::{Scalars, multiply},
+    backend::{Kernels, Scalars, multiply},
     blinding::wipe,
     prove::Committed,
     srs::{Srs, write_atomically},
@@ -120,9 +120,9 @@ pub fn commit_blinded(
     let (low, high) = srs.lagrange().split_at(usable_rows);
     let columns: Vec<_> = columns.iter().map(scalars).collect();
     let blinding: Vec<_> = tails.iter().map(|tail| Scalars::Field(tail, &[])).collect();
-    let sums: Vec<_> = multiply(low, &columns)
+    let sums: Vec<_> = multiply(low, &columns, Kernels::Detected)
         .into_iter()
-        .zip(multiply(high, &blinding))
+        .zip(multiply(high, &blinding, Kernels::Detected))
         .map(|(w, tail)| w + tail)
         .collect();
     let mut commitments = vec![G1Affine::default(); sums.len()];

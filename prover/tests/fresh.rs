@@ -20,8 +20,8 @@ use lamina_circuits::{
     witness::{Column, Witness},
 };
 use lamina_prover::{
-    Bases, Blinding, Committed, Cpu, KeyError, Progress, ProveError, Prover, ProvingKey, SetupError, Silent,
-    UnsupportedError,
+    Bases, Blinding, Committed, Cpu, Kernels, KeyError, Progress, ProveError, Prover, ProvingKey, SetupError,
+    Silent, UnsupportedError,
     synthesized::{Synthesized, widened},
 };
 use rand_chacha::ChaCha20Rng;
@@ -91,8 +91,8 @@ fn integers_and_field_elements_give_the_same_proof() {
     let key = ProvingKey::generate(&srs, &circuit).unwrap();
     let instances = circuit.instances();
     let witness = Synthesized::new(&circuit, &instances, &key);
-    // A cache of no bytes: key columns are transformed in every proof.
-    let (cached, bare) = (Cpu::default(), Cpu { cache_bytes: 0 });
+    // A cache of no bytes: key columns are transformed in every proof. Other arithmetic: the same proof.
+    let (cached, bare) = (Cpu::default(), Cpu { cache_bytes: 0, kernels: Kernels::Portable });
     let commitments = |cpu: &Cpu, witness: &dyn Witness| {
         let mut blinding = Blinding::stock_compatible(ChaCha20Rng::seed_from_u64(1));
         let prover = Prover::new(&srs, &key, cpu).unwrap();

@@ -9,7 +9,7 @@ use lamina_circuits::{
     spec::{Activations, BlockSpec, BlockWeights, Shape},
     testing,
 };
-use lamina_prover::{Cpu, link::Draft, stock};
+use lamina_prover::{Backend, Cpu, link::Draft, stock};
 use lamina_verifier::{
     boundary::BoundaryReference,
     card::{Card, InsecureSrs},
@@ -98,6 +98,7 @@ pub fn run(session: &Session, command: &BenchCommand) -> Result<()> {
         "stock_prove_ms",
         "machine",
         "threads",
+        "backend",
         "commit",
     ];
     names
@@ -247,6 +248,7 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
         "stock_verified": stock_prove_ms.map(|_| true),
         "speedup": stock_prove_ms.map(|ms| ms / prove_ms),
         "machine": machine(),
+        "backend": Cpu::default().name(),
         "threads": std::thread::available_parallelism().map_or(1, usize::from),
         "commit": env!("LAMINA_COMMIT"),
     }))

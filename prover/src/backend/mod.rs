@@ -12,6 +12,7 @@ mod reference;
 use halo2_proofs::halo2curves::bn256::G1Affine;
 use lamina_circuits::{Fr, witness::Column};
 
+pub use cpu::Kernels;
 pub use cpu::{Cpu, CpuKey};
 pub(crate) use cpu::{Scalars, Table, multiply};
 pub use dual::Dual;

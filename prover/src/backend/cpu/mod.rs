@@ -4,6 +4,8 @@ mod integers;
 mod msm;
 mod ntt;
 mod program;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 
 use std::{collections::HashMap, sync::OnceLock};
 
@@ -28,9 +30,51 @@ use crate::{
     setup::Bases,
 };
 
+/// Which arithmetic is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kernels {
+    /// The widest vectors that this machine has: AVX-512 IFMA, or none.
+    #[default]
+    Detected,
+    /// The library's field arithmetic, which runs everywhere.
+    Portable,
+}
+
+impl Kernels {
+    /// Whether vector kernels run here.
+    fn vector(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Kernels::Detected && vector::available();
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+}
+
+impl Kernels {
+    /// Whether vector kernels transform and evaluate columns of `n` rows.
+    fn for_rows(self, n: usize) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.vector() && n >= 1 << vector::ntt::MIN_LOG_N;
+        #[cfg(not(target_arch = "x86_64"))]
+        return n == 0;
+    }
+
+    /// What coset values are multiplied by: the vector kernels' Montgomery factor over the library's.
+    fn slot_factor(self, n: usize) -> Fr {
+        #[cfg(target_arch = "x86_64")]
+        if self.for_rows(n) {
+            return Fr::from(vector::program::SLOT_FACTOR);
+        }
+        let _ = n;
+        Fr::ONE
+    }
+}
+
 /// The backend for CPUs; uses rayon's current thread pool.
 #[derive(Clone, Copy, Debug)]
 pub struct Cpu {
+    /// Which arithmetic is used; both give the same proofs.
+    pub kernels: Kernels,
     /// How many bytes of coset values of the key's columns may be kept between proofs.
     ///
     /// A column takes `32 n (degree - 1)` bytes: 8 MiB at k = 16 and degree 5. Columns beyond the limit are
@@ -40,7 +84,7 @@ pub struct Cpu {
 
 impl Default for Cpu {
     fn default() -> Self {
-        Cpu { cache_bytes: 2 << 30 }
+        Cpu { kernels: Kernels::Detected, cache_bytes: 2 << 30 }
     }
 }
 
@@ -48,6 +92,7 @@ impl Default for Cpu {
 #[derive(Debug)]
 pub struct CpuKey {
     bases: Bases,
+    kernels: Kernels,
     n: usize,
     cosets: usize,
     usable: usize,
@@ -56,7 +101,7 @@ pub struct CpuKey {
     /// Multiples of the blinding rows' bases.
     tail_table: Table,
     /// For each coset: `g^i / n`, and `g^(-i) / n`, in bit-reversed order.
-    shifts: Vec<(Vec<Fr>, Vec<Fr>)>,
+    shifts: Vec<(Factors, Factors)>,
     /// For each coset: `g^n - 1`, inverted.
     vanishing: Vec<Fr>,
     /// Row `i`: the weights of the cosets in limb `i`.
@@ -80,10 +125,10 @@ impl CpuKey {
         values
     }
 
+    /// Values on a coset, times the slot factor of the kernels.
     fn on_coset(&self, coefficients: &[Fr], coset: usize, out: &mut Vec<Fr>) {
-        let shifts = &self.shifts[coset].0;
-        out.clear();
-        out.par_extend(coefficients.par_iter().zip(shifts).map(|(c, s)| *c * s));
+        out.resize(self.n, Fr::ZERO);
+        self.shifts[coset].0.apply(coefficients, out);
         self.ntt.forward(out);
     }
 
@@ -145,6 +190,25 @@ impl CpuKey {
         }))
     }
 
+    /// `scale * N` on a coset, from the values of its slots there.
+    fn numerator(&self, program: &Program, slots: &[&[Fr]], scale: Fr) -> Vec<Fr> {
+        let mut values = vec![Fr::ZERO; self.n];
+        #[cfg(target_arch = "x86_64")]
+        if self.kernels.for_rows(self.n) {
+            const CHUNK: usize = vector::program::CHUNK;
+            values.par_chunks_mut(CHUNK).enumerate().for_each_init(
+                || vector::program::Machine::new(program),
+                |machine, (at, out)| machine.run(program, slots, at * CHUNK, scale, out),
+            );
+            return values;
+        }
+        values.par_chunks_mut(CHUNK).enumerate().for_each_init(
+            || Machine::new(program),
+            |machine, (at, out)| machine.run(program, slots, at * CHUNK, scale, out),
+        );
+        values
+    }
+
     /// Commits columns by their integers or field elements, the blinding rows by table.
     fn commit(&self, columns: &[&HostColumn]) -> Vec<G1Affine> {
         let lists: Vec<Scalars<'_>> = columns
@@ -155,7 +219,7 @@ impl CpuKey {
                 Column::Field(v) => Scalars::Field(v, &column.tail),
             })
             .collect();
-        let mut sums = msm::multiply(&self.bases.lagrange, &lists);
+        let mut sums = msm::multiply(&self.bases.lagrange, &lists, self.kernels);
         sums.par_iter_mut().zip(columns).for_each(|(sum, column)| {
             let in_table = self.n - self.usable;
             if !matches!(column.values, Column::Field(_)) && !column.tail.is_empty() {
@@ -165,6 +229,36 @@ impl CpuKey {
             }
         });
         msm::normalise(&sums)
+    }
+}
+
+/// Factors of the coefficients of a polynomial, prepared for the kernels.
+#[derive(Debug)]
+enum Factors {
+    Portable(Vec<Fr>),
+    #[cfg(target_arch = "x86_64")]
+    Vector(Vec<vector::Packed>),
+}
+
+impl Factors {
+    fn new(list: Vec<Fr>, kernels: Kernels) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if kernels.for_rows(list.len()) {
+            return Factors::Vector(vector::ntt::factors(&list));
+        }
+        Factors::Portable(list)
+    }
+
+    /// `out[i] = values[i] * factors[i]`.
+    fn apply(&self, values: &[Fr], out: &mut [Fr]) {
+        match self {
+            Factors::Portable(list) => {
+                let pairs = values.par_iter().zip(list);
+                out.par_iter_mut().zip(pairs).for_each(|(out, (value, factor))| *out = *value * factor);
+            }
+            #[cfg(target_arch = "x86_64")]
+            Factors::Vector(list) => vector::ntt::scale(out, values, list),
+        }
     }
 }
 
@@ -325,14 +419,15 @@ impl Backend for Cpu {
     type Poly = Vec<Fr>;
 
     fn name(&self) -> String {
-        "cpu".into()
+        if self.kernels.vector() { "cpu-ifma".into() } else { "cpu".into() }
     }
 
     fn load(&self, setup: &Setup<'_>) -> CpuKey {
         let (k, usable) = (setup.bases.k, setup.usable);
         let n = 1usize << k;
         let cosets = setup.degree - 1;
-        let ntt = Ntt::new(k);
+        let ntt = Ntt::new(k, self.kernels);
+        let slot_factor = self.kernels.slot_factor(n);
         let generators: Vec<Fr> = (0..cosets).map(coset_generator).collect();
         let n_th: Vec<Fr> = generators.iter().map(|g| g.pow_vartime([n as u64])).collect();
         let shifts = generators
@@ -340,7 +435,8 @@ impl Backend for Cpu {
             .map(|g| {
                 let inverse = g.invert().unwrap_or(Fr::ONE);
                 let scale = ntt.n_inverse();
-                (ntt.shifts(*g, scale), ntt.shifts(inverse, scale))
+                let factors = |list: Vec<Fr>| Factors::new(list, self.kernels);
+                (factors(ntt.shifts(*g, scale * slot_factor)), factors(ntt.shifts(inverse, scale)))
             })
             .collect();
         let vanishing = n_th.iter().map(|g| (*g - Fr::ONE).invert().unwrap_or(Fr::ZERO)).collect();
@@ -367,6 +463,7 @@ impl Backend for Cpu {
             .collect();
         CpuKey {
             bases: setup.bases.clone(),
+            kernels: self.kernels,
             n,
             cosets,
             usable,
@@ -406,7 +503,7 @@ impl Backend for Cpu {
 
     fn commit_polys(&self, key: &CpuKey, polys: &[&Vec<Fr>]) -> Vec<G1Affine> {
         let lists: Vec<Scalars<'_>> = polys.iter().map(|p| Scalars::Field(p, &[])).collect();
-        msm::normalise(&msm::multiply(&key.bases.monomial, &lists))
+        msm::normalise(&msm::multiply(&key.bases.monomial, &lists, key.kernels))
     }
 
     fn coefficients(&self, key: &CpuKey, column: &HostColumn) -> Vec<Fr> {
@@ -418,7 +515,8 @@ impl Backend for Cpu {
     }
 
     fn coset(&self, key: &CpuKey, poly: &Vec<Fr>, coset: usize) -> Vec<Fr> {
-        let scale = Fr::from(key.n as u64);
+        let factor = key.kernels.slot_factor(key.n);
+        let scale = Fr::from(key.n as u64) * factor.invert().unwrap_or(Fr::ONE);
         let mut coefficients: Vec<Fr> = poly.iter().map(|c| *c * scale).collect();
         coefficients.resize(key.n, Fr::ZERO);
         key.ntt.permute(&mut coefficients);
@@ -532,17 +630,11 @@ impl Backend for Cpu {
                         _ => &buffer[..],
                     })
                     .collect();
-                let mut part = vec![Fr::ZERO; n];
-                part.par_chunks_mut(CHUNK).enumerate().for_each_init(
-                    || Machine::new(&program),
-                    |machine, (at, out)| {
-                        machine.run(&program, &slots, at * CHUNK, key.vanishing[coset], out);
-                    },
-                );
+                let mut part = key.numerator(&program, &slots, key.vanishing[coset]);
                 key.ntt.inverse_scaled(&mut part);
-                let shifts = &key.shifts[coset].1;
-                part.par_iter_mut().zip(shifts).for_each(|(value, shift)| *value *= shift);
-                part
+                let mut shifted = vec![Fr::ZERO; n];
+                key.shifts[coset].1.apply(&part, &mut shifted);
+                shifted
             })
             .collect();
         // Both hold the witness in another basis.

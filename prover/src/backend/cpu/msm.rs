@@ -10,7 +10,12 @@ use group::{Curve, Group};
 use halo2_proofs::halo2curves::bn256::{Fq, Fr, G1, G1Affine};
 use rayon::prelude::*;
 
-use super::integers::{Integer, Limbs, limbs};
+#[cfg(target_arch = "x86_64")]
+use super::vector;
+use super::{
+    Kernels,
+    integers::{Integer, Limbs, limbs},
+};
 
 /// The scalars of one multiplication, one for each base from the first on.
 #[derive(Clone, Copy, Debug)]
@@ -165,7 +170,7 @@ fn signed_digit(value: &Limbs, low: u32, c: u32) -> i32 {
 ///
 /// # Panics
 /// If there are more scalars than bases.
-pub(crate) fn multiply(bases: &[G1Affine], lists: &[Scalars<'_>]) -> Vec<G1> {
+pub(crate) fn multiply(bases: &[G1Affine], lists: &[Scalars<'_>], kernels: Kernels) -> Vec<G1> {
     let jobs: Vec<Job<'_>> = lists.iter().map(|list| Job::new(*list)).collect();
     let tasks: Vec<(usize, usize)> = jobs
         .iter()
@@ -175,7 +180,10 @@ pub(crate) fn multiply(bases: &[G1Affine], lists: &[Scalars<'_>]) -> Vec<G1> {
     let sums: Vec<G1> = tasks
         .par_iter()
         .with_max_len(1)
-        .map_init(Scratch::default, |scratch, &(job, position)| scratch.window(bases, &jobs[job], position))
+        .map_init(
+            || Scratch::new(kernels),
+            |scratch, &(job, position)| scratch.window(bases, &jobs[job], position),
+        )
         .collect();
     let mut rest = &sums[..];
     jobs.iter()
@@ -206,6 +214,10 @@ struct Scratch {
 }
 
 impl Scratch {
+    fn new(kernels: Kernels) -> Self {
+        Scratch { batch: Batch::new(kernels), ..Scratch::default() }
+    }
+
     fn window(&mut self, bases: &[G1Affine], job: &Job<'_>, position: usize) -> G1 {
         let buckets = 1usize << (job.window - 1);
         self.counts.clear();
@@ -351,65 +363,75 @@ fn round(counts: &mut [u32], point: impl Fn(usize) -> G1Affine, out: &mut Vec<G1
 /// Affine additions that wait for their common inversion.
 #[derive(Default)]
 struct Batch {
-    pairs: Vec<(G1Affine, G1Affine, usize)>,
+    left: Vec<G1Affine>,
+    right: Vec<G1Affine>,
+    to: Vec<usize>,
     /// Products of the denominators before each pair.
     prefix: Vec<Fq>,
-    denominators: Vec<Fq>,
-    product: Fq,
+    #[cfg(target_arch = "x86_64")]
+    vector: Option<(vector::msm::Scratch, Vec<G1Affine>)>,
 }
 
 impl Batch {
+    fn new(kernels: Kernels) -> Self {
+        Batch {
+            #[cfg(target_arch = "x86_64")]
+            vector: kernels.vector().then(Default::default),
+            ..Batch::default()
+        }
+    }
+
     #[inline(always)]
     fn push(&mut self, left: G1Affine, right: G1Affine, to: usize, out: &mut [G1Affine]) {
-        let mut denominator = right.x - left.x;
-        if denominator == Fq::ZERO || is_identity(&left) || is_identity(&right) {
-            if is_identity(&left) {
-                out[to] = right;
-                return;
-            }
-            if is_identity(&right) {
-                out[to] = left;
-                return;
-            }
-            if left.y != right.y {
-                out[to] = G1Affine::default();
-                return;
-            }
-            // The curve has no point of order two: y is not zero.
-            denominator = left.y.double();
+        if left.x == right.x || is_identity(&left) || is_identity(&right) {
+            // Rare: the bases are distinct.
+            out[to] = (G1::from(left) + right).to_affine();
+            return;
         }
-        if self.pairs.is_empty() {
-            self.product = Fq::ONE;
-        }
-        self.prefix.push(self.product);
-        self.product *= denominator;
-        self.denominators.push(denominator);
-        self.pairs.push((left, right, to));
-        if self.pairs.len() == BATCH {
+        self.left.push(left);
+        self.right.push(right);
+        self.to.push(to);
+        if self.to.len() == BATCH {
             self.flush(out);
         }
     }
 
     fn flush(&mut self, out: &mut [G1Affine]) {
-        let mut inverse = self.product.invert().unwrap_or(Fq::ZERO);
-        for (((left, right, to), prefix), denominator) in
-            self.pairs.iter().zip(&self.prefix).zip(&self.denominators).rev()
-        {
-            let inverted = inverse * prefix;
-            inverse *= denominator;
-            let numerator = if left.x == right.x {
-                let square = left.x.square();
-                square.double() + square
-            } else {
-                right.y - left.y
-            };
-            let slope = numerator * inverted;
+        let mut done = 0;
+        #[cfg(target_arch = "x86_64")]
+        if let Some((scratch, sums)) = &mut self.vector {
+            done = self.to.len() & !7;
+            sums.resize(done, G1Affine::default());
+            vector::msm::add(&self.left[..done], &self.right[..done], sums, scratch);
+            for (to, sum) in self.to.iter().zip(sums) {
+                out[*to] = *sum;
+            }
+        }
+        self.add_from(done, out);
+        self.left.clear();
+        self.right.clear();
+        self.to.clear();
+    }
+
+    /// Adds the pairs from `first` on.
+    fn add_from(&mut self, first: usize, out: &mut [G1Affine]) {
+        let pairs = || self.left[first..].iter().zip(&self.right[first..]).zip(&self.to[first..]);
+        if self.to.len() == first {
+            return;
+        }
+        self.prefix.clear();
+        let mut product = Fq::ONE;
+        for ((left, right), _) in pairs() {
+            self.prefix.push(product);
+            product *= right.x - left.x;
+        }
+        let mut inverse = product.invert().unwrap_or(Fq::ZERO);
+        for (((left, right), to), prefix) in pairs().zip(&self.prefix).rev() {
+            let slope = (right.y - left.y) * (inverse * prefix);
+            inverse *= right.x - left.x;
             let x = slope.square() - left.x - right.x;
             out[*to] = G1Affine { x, y: slope * (left.x - x) - left.y };
         }
-        self.pairs.clear();
-        self.prefix.clear();
-        self.denominators.clear();
     }
 }
 
@@ -492,7 +514,8 @@ mod tests {
     #[test]
     fn agrees_with_double_and_add() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
-        for n in [1usize, 2, 3, 17, 100, 700] {
+        let kernels = [Kernels::Portable, Kernels::Detected];
+        for (n, kernels) in [1usize, 2, 3, 17, 100, 700].into_iter().flat_map(|n| kernels.map(|v| (n, v))) {
             let mut bases: Vec<G1Affine> =
                 (0..n).map(|_| (G1::generator() * Fr::random(&mut rng)).to_affine()).collect();
             if n > 10 {
@@ -531,6 +554,7 @@ mod tests {
                     Scalars::I16(&bytes),
                     Scalars::Field(&all_same, &[]),
                 ],
+                kernels,
             );
             let of = |v: &mut dyn Iterator<Item = i64>| v.map(field_of).collect::<Vec<Fr>>();
             let expected = [

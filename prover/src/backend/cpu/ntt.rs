@@ -4,6 +4,9 @@ use ff::Field;
 use lamina_circuits::Fr;
 use rayon::prelude::*;
 
+use super::Kernels;
+#[cfg(target_arch = "x86_64")]
+use super::vector;
 use crate::backend::reference::omega;
 
 /// Below this size a transform stays on one thread.
@@ -17,6 +20,9 @@ pub(crate) struct Ntt {
     roots: Vec<Vec<Fr>>,
     /// The same of the inverse roots.
     inverse_roots: Vec<Vec<Fr>>,
+    /// Both again, for the vector kernels.
+    #[cfg(target_arch = "x86_64")]
+    vector: Option<[vector::ntt::Roots; 2]>,
     n_inverse: Fr,
 }
 
@@ -30,14 +36,20 @@ pub(crate) fn reverse(index: usize, bits: u32) -> usize {
 }
 
 impl Ntt {
-    pub(crate) fn new(k: u32) -> Self {
+    /// Transforms of `2^k` values, with vector kernels where `kernels` and the machine allow them.
+    pub(crate) fn new(k: u32, kernels: Kernels) -> Self {
         let n = 1usize << k;
         let level = |l: u32| powers(omega(l + 1), 1 << l);
         let inverse = |l: u32| powers(omega(l + 1).invert().unwrap_or(Fr::ONE), 1 << l);
+        let roots: Vec<_> = (0..k).map(level).collect();
+        let inverse_roots: Vec<_> = (0..k).map(inverse).collect();
         Ntt {
             n,
-            roots: (0..k).map(level).collect(),
-            inverse_roots: (0..k).map(inverse).collect(),
+            #[cfg(target_arch = "x86_64")]
+            vector: (kernels.vector() && k >= vector::ntt::MIN_LOG_N)
+                .then(|| [&roots, &inverse_roots].map(|roots| vector::ntt::Roots::new(roots))),
+            roots,
+            inverse_roots,
             n_inverse: Fr::from(n as u64).invert().unwrap_or(Fr::ONE),
         }
     }
@@ -46,11 +58,19 @@ impl Ntt {
     ///
     /// The factor is left to whoever touches the coefficients next: see [`Ntt::n_inverse`].
     pub(crate) fn inverse_scaled(&self, values: &mut [Fr]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some([_, inverse]) = &self.vector {
+            return vector::ntt::down(values, inverse);
+        }
         down(values, &self.inverse_roots);
     }
 
     /// Coefficients in bit-reversed order to values in natural order.
     pub(crate) fn forward(&self, coefficients: &mut [Fr]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some([roots, _]) = &self.vector {
+            return vector::ntt::up(coefficients, roots);
+        }
         up(coefficients, &self.roots);
     }
 
@@ -191,9 +211,12 @@ mod tests {
     #[test]
     fn agrees_with_sums_and_with_the_library() {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
-        for k in [1, 2, 3, 6, 13] {
+        let kernels = [Kernels::Portable, Kernels::Detected];
+        for (k, kernels) in
+            [1, 2, 3, 6, 8, 9, 10, 13, 14, 15].into_iter().flat_map(|k| kernels.map(|v| (k, v)))
+        {
             let n = 1usize << k;
-            let ntt = Ntt::new(k);
+            let ntt = Ntt::new(k, kernels);
             let mut coefficients: Vec<Fr> = (0..n).map(|_| Fr::random(&mut rng)).collect();
             coefficients[0] = -Fr::ONE;
             coefficients[n - 1] = Fr::ZERO;

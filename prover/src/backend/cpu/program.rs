@@ -302,7 +302,7 @@ pub(crate) struct Machine {
 }
 
 /// Rows `start + rotation ..` of a column, wrapping around; copied only where they wrap.
-fn window<'a>(
+pub(crate) fn window<'a>(
     column: &'a [Fr],
     start: usize,
     rotation: i32,
