@@ -7,7 +7,7 @@ use lamina_circuits::{
     plan::Plan,
     spec::{Activations, BlockSpec, BlockWeights},
 };
-use lamina_model::{Model, Options, QuantisedModel, quantise, quantise_on_text};
+use lamina_model::{Model, Options, QuantisedModel, Rotation, quantise, quantise_on_text};
 
 use crate::{
     failure::{Classify, Failure, Kind, Result},
@@ -35,7 +35,7 @@ pub struct Choices<'a> {
 
 /// A quantised model with the layout of its blocks.
 pub struct Prepared {
-    /// The model in floats.
+    /// The model in floats, its residual stream rotated as the integers' is.
     pub float: Model,
     /// The model in integers; its `spec.tokens` is the plan's, padding to full token groups included.
     pub integers: QuantisedModel,
@@ -68,7 +68,7 @@ pub fn name(path: &Path) -> String {
 pub fn prepare(output: &Output, path: Option<&Path>, choices: &Choices<'_>) -> Result<Prepared> {
     let bar = Bar::new(output, "model", 3);
     bar.begin(0, "reading")?;
-    let float = load(path)?;
+    let float = load(path)?.rotated();
     let context = float.config.context;
     if choices.tokens > context {
         return Err(Failure::new(
@@ -133,19 +133,21 @@ pub fn some_ids(model: &Model, count: usize) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// The first boundary of a prompt: embeddings as integers, padded with the model's padding id.
+/// The first boundary of a prompt: rotated embeddings as integers, padded with the model's padding id.
+/// `model` is as it was loaded.
 ///
 /// # Shapes
 /// Result: `[spec.tokens, hidden]` at scale `2^-residual_frac`.
 pub fn embed(model: &Model, spec: &BlockSpec, ids: &[u32]) -> Activations {
     let d = spec.shape.hidden;
     let scale = f64::from(spec.scales.residual_frac).exp2();
+    let rotation = Rotation::new(d);
     let padding = std::iter::repeat(&model.config.pad_id);
     ids.iter()
         .chain(padding)
         .take(spec.tokens)
-        .flat_map(|&id| &model.embedding.data[id as usize * d..][..d])
-        .map(|&x| (f64::from(x) * scale).round() as i32)
+        .flat_map(|&id| rotation.apply(&model.embedding.data[id as usize * d..][..d]))
+        .map(|x| (f64::from(x) * scale).round() as i32)
         .collect()
 }
 

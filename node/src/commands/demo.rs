@@ -226,7 +226,7 @@ fn prove_all(
 ) -> Result<Vec<Proved>> {
     let layout = stage.prover.layout().clone();
     let spec = &layout.spec;
-    let mut x = source::embed(&prepared.float, spec, ids);
+    let mut x = prepared.integers.embed(ids)?;
     let mut input = Boundary::hide(stage.srs, &layout, stage.usable_rows, &x)?;
     let layers = stage.published.layers();
     let bar = Bar::new(&session.output, "proving", layers.len());
