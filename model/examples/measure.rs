@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let chosen = Options {
         weight_bits: number("bits", 16.0)? as u32,
-        headroom_bits: number("headroom", Options::new(1).headroom_bits)?,
+        headroom_bits: number("headroom", Options::DEFAULT_HEADROOM_BITS)?,
         silu_in_bits: number("silu", 16.0)? as u32,
         extra_channels: number("extra", 0.0)? as usize,
         ..Options::new(window)

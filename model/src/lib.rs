@@ -12,6 +12,7 @@ mod calibrate;
 pub mod config;
 pub mod error;
 pub mod eval;
+mod feedback;
 pub mod forward;
 pub mod import;
 pub mod model;

@@ -31,6 +31,8 @@ pub struct Choices<'a> {
     pub tokens: usize,
     /// Text to choose scales on.
     pub calibrate: Option<&'a Path>,
+    /// Bits of room above that text's largest values.
+    pub headroom_bits: f64,
 }
 
 /// A quantised model with the layout of its blocks.
@@ -80,7 +82,11 @@ pub fn prepare(output: &Output, path: Option<&Path>, choices: &Choices<'_>) -> R
         ));
     }
     bar.begin(1, "choosing scales and weights")?;
-    let options = Options { weight_bits: choices.weight_bits, ..Options::new(choices.tokens) };
+    let options = Options {
+        weight_bits: choices.weight_bits,
+        headroom_bits: choices.headroom_bits,
+        ..Options::new(choices.tokens)
+    };
     let quantised = match choices.calibrate {
         Some(path) => quantise_on_text(&float, &files::read_text(path)?, &options),
         // A vocabulary that can't express prose is calibrated on pseudo-random ids alone, as is a model
@@ -164,7 +170,7 @@ pub fn run_layer(
     executor::execute(spec, weights, x).map_err(|error| {
         let advice = match error {
             ExecError::OutOfRange { .. } => {
-                "; publish again with --calibrate TEXTFILE on text like this prompt"
+                "; publish again with --calibrate TEXTFILE on text like this prompt, or with more --headroom"
             }
             _ => "",
         };
