@@ -145,6 +145,11 @@ const CHANNEL_ROOM: f64 = 4.0;
 /// Estimated relative noise variance below which fewer distinct shifts are preferred to less noise.
 const QUIET: f64 = 1.0 / (1u64 << 17) as f64;
 
+/// Weights up to this are narrow.
+const NARROW: f64 = (1u32 << 14) as f64;
+/// Of as many rows of the gate, one may be clipped when weights are narrow.
+const CLIPPED_SHARE: usize = 4096;
+
 /// Variance of rounding to integers, relative to values of `magnitude`.
 fn noise(magnitude: f64) -> f64 {
     1.0 / (12.0 * magnitude * magnitude).max(1e-30)
@@ -422,7 +427,11 @@ fn search(base: &Base, layers: &[Layer], allowed: &[u32]) -> Result<([f64; 4], S
     let value_max = |l: &Layer| l.value.iter().fold(0.0, |max: f64, s| max.max(s.max));
     let (v_noise, (v, attn_out)) = best.ok_or(("value", largest(layers, value_max)))?;
 
-    let gate_max = largest(layers, |l| l.weights.gate.max);
+    // Gates have one scale: narrow weights clip the few loudest rows rather than starve all others.
+    let mut rows: Vec<f64> = layers.iter().flat_map(|l| l.weights.gate_rows.iter().copied()).collect();
+    rows.sort_unstable_by(f64::total_cmp);
+    let clipped = if base.weight < NARROW { rows.len() / CLIPPED_SHARE } else { 0 };
+    let gate_max = rows[rows.len() - 1 - clipped];
     let to_gate = |shift: u32| pow2(i64::from(base.gate_frac + shift) - i64::from(base.norm_frac));
     let gate = allowed.iter().copied().filter(|s| gate_max * to_gate(*s) <= base.weight).max();
     let gate = gate.ok_or(("gate", gate_max))?;
@@ -614,7 +623,7 @@ fn integers(
     data.par_chunks_mut(w.outputs).enumerate().for_each(|(k, row)| {
         let scale = input(k);
         for (j, out) in row.iter_mut().enumerate() {
-            // In range by the bounds of the factors; the cast would saturate.
+            // In range by the bounds of the factors and of the gate; the cast would saturate.
             *out = (f64::from(w.data[j * w.inputs + k]) * scale * output(j)).round() as i16;
         }
     });
