@@ -84,7 +84,9 @@ fn perplexity(area: &Area<'_>, report: &EvalReport) -> Drawn {
     let (float, fixed) = (running(&report.float_losses), running(&report.fixed_losses));
     // The first tokens of a text are guesses: the scale is that of the rest.
     let settled = float.len() / 10;
-    let top = float[settled..].iter().chain(&fixed[settled..]).fold(1.0, |top: f64, point| top.max(point.1));
+    let both = || float[settled..].iter().chain(&fixed[settled..]).map(|point| point.1);
+    let bottom = 0.95 * both().fold(f64::INFINITY, f64::min);
+    let top = 1.05 * both().fold(1.0, f64::max);
     let caption = format!(
         "perplexity: float {:.3}, fixed {:.3} ({:+.2} %)",
         report.float_perplexity,
@@ -96,7 +98,7 @@ fn perplexity(area: &Area<'_>, report: &EvalReport) -> Drawn {
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(54)
-        .build_cartesian_2d(0.0..float.len() as f64, 0.0..1.15 * top)?;
+        .build_cartesian_2d(0.0..float.len() as f64, bottom..top)?;
     chart
         .configure_mesh()
         .x_desc("tokens of the text")
@@ -104,7 +106,8 @@ fn perplexity(area: &Area<'_>, report: &EvalReport) -> Drawn {
         .label_style(font(14))
         .light_line_style(TRANSPARENT)
         .draw()?;
-    let visible = |line: Vec<(f64, f64)>| line.into_iter().filter(move |point| point.1 <= 1.15 * top);
+    let visible =
+        |line: Vec<(f64, f64)>| line.into_iter().filter(move |point| (bottom..=top).contains(&point.1));
     for (name, line, style) in
         [("float", float, FLOAT.stroke_width(3)), ("fixed point", fixed, FIXED.stroke_width(1))]
     {
