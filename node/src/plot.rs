@@ -82,7 +82,7 @@ fn running(losses: &[f64]) -> Vec<(f64, f64)> {
 /// Perplexity of both models up to each token.
 fn perplexity(area: &Area<'_>, report: &EvalReport) -> Drawn {
     let (float, fixed) = (running(&report.float_losses), running(&report.fixed_losses));
-    // The first tokens of a text are guesses: the scale is that of the rest.
+    // The first tokens of a text are guesses: what is drawn begins after them.
     let settled = float.len() / 10;
     let both = || float[settled..].iter().chain(&fixed[settled..]).map(|point| point.1);
     let bottom = 0.95 * both().fold(f64::INFINITY, f64::min);
@@ -98,7 +98,7 @@ fn perplexity(area: &Area<'_>, report: &EvalReport) -> Drawn {
         .margin(16)
         .x_label_area_size(44)
         .y_label_area_size(54)
-        .build_cartesian_2d(0.0..float.len() as f64, bottom..top)?;
+        .build_cartesian_2d(settled as f64..float.len() as f64, bottom..top)?;
     chart
         .configure_mesh()
         .x_desc("tokens of the text")
@@ -106,17 +106,21 @@ fn perplexity(area: &Area<'_>, report: &EvalReport) -> Drawn {
         .label_style(font(14))
         .light_line_style(TRANSPARENT)
         .draw()?;
-    let visible =
-        |line: Vec<(f64, f64)>| line.into_iter().filter(move |point| (bottom..=top).contains(&point.1));
     for (name, line, style) in
         [("float", float, FLOAT.stroke_width(3)), ("fixed point", fixed, FIXED.stroke_width(1))]
     {
         chart
-            .draw_series(LineSeries::new(visible(line), style))?
+            .draw_series(LineSeries::new(line.into_iter().skip(settled), style))?
             .label(name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], style));
     }
-    chart.configure_series_labels().label_font(font(14)).border_style(BLACK.mix(0.3)).draw()?;
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .background_style(WHITE)
+        .label_font(font(14))
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
     Ok(())
 }
 
