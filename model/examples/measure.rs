@@ -1,34 +1,71 @@
-//! Measures how close fixed point comes to float: `measure MODEL TEXT TOKENS WEIGHT_BITS [HEADROOM] [SILU_BITS] [EXTRA]`.
+//! Measures how close fixed point comes to float: `measure MODEL TEXT WINDOW COUNT KEY=VALUE...`.
 //!
-//! `MODEL` is a path or `bundled`. The first `TOKENS` tokens of `TEXT` are evaluated; calibration reads
-//! the 2 * `TOKENS` tokens after them, so it never sees what is measured.
+//! `MODEL` is a path or `bundled`. The first `COUNT` tokens of `TEXT` are compared in windows of `WINDOW`.
+//! Keys: `bits`, `headroom`, `silu`, `extra`, `rotate` (1 or 0), `calibrate` (a path; without it the scales
+//! are chosen on the text that follows what is compared).
 
-use std::io::Write;
+use std::{collections::HashMap, io::Write, time::Instant};
 
 use lamina_model::{Options, bundled, eval, import, quantise};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let model = if args[0] == "bundled" { bundled()? } else { import(&args[0])? };
-    let tokens: usize = args[2].parse()?;
-    let text: String = std::fs::read_to_string(&args[1])?.chars().take(30 * tokens).collect();
+    let options: HashMap<&str, &str> = args[4..].iter().filter_map(|option| option.split_once('=')).collect();
+    let number = |key: &str, default: f64| options.get(key).map_or(Ok(default), |value| value.parse::<f64>());
+    let mut model = if args[0] == "bundled" { bundled()? } else { import(&args[0])? };
+    if number("rotate", 1.0)? > 0.0 {
+        model = model.rotated();
+    }
+    let (window, count): (usize, usize) = (args[2].parse()?, args[3].parse()?);
+    let text: String = std::fs::read_to_string(&args[1])?.chars().take(10 * (count + 1024)).collect();
     let ids = model.tokenizer()?.encode(&text)?;
-    let mut options = Options::new(tokens);
-    options.weight_bits = args[3].parse()?;
-    if let Some(bits) = args.get(4) {
-        options.headroom_bits = bits.parse()?;
-    }
-    if let Some(bits) = args.get(5) {
-        options.silu_in_bits = bits.parse()?;
-    }
-    if let Some(extra) = args.get(6) {
-        options.extra_channels = extra.parse()?;
-    }
+    let calibration = match options.get("calibrate") {
+        Some(path) => model.tokenizer()?.encode(&std::fs::read_to_string(path)?)?,
+        None => ids[count..(count + 1024).min(ids.len())].to_vec(),
+    };
+    let chosen = Options {
+        weight_bits: number("bits", 16.0)? as u32,
+        headroom_bits: number("headroom", Options::DEFAULT_HEADROOM_BITS)?,
+        silu_in_bits: number("silu", 16.0)? as u32,
+        extra_channels: number("extra", 0.0)? as usize,
+        ..Options::new(window)
+    };
     let mut out = std::io::stdout();
-    let start = std::time::Instant::now();
-    let quantised = quantise(&model, &ids[tokens..(3 * tokens).min(ids.len())], &options)?;
-    writeln!(out, "{:#?}\nquantised in {:?}", quantised.spec, start.elapsed())?;
-    let report = eval(&model, &quantised, &ids[..tokens])?;
-    writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+    let start = Instant::now();
+    let quantised = quantise(&model, &calibration, &chosen)?;
+    let quantise_ms = start.elapsed().as_millis();
+    let start = Instant::now();
+    let report = eval(&model, &quantised, &ids[..count.min(ids.len())])?;
+    writeln!(out, "{:?}", quantised.spec.scales)?;
+    for (room, text) in report.headroom.iter().zip(&report.text_headroom) {
+        writeln!(
+            out,
+            "{:16} room {:6.2} on the text {:6.2}",
+            room.site, room.headroom_bits, text.headroom_bits
+        )?;
+    }
+    for site in &report.sites {
+        let layers: Vec<String> = site.layers.iter().map(|error| format!("{error:.1e}")).collect();
+        let mean = site.mean / site.mean_magnitude;
+        writeln!(out, "{:12} mean {mean:.1e} layers {}", site.site, layers.join(" "))?;
+    }
+    for overflow in &report.overflows {
+        writeln!(out, "{overflow:?}")?;
+    }
+    writeln!(
+        out,
+        "{} tokens, {} windows of {window}, {} overflow: perplexity {:.3} -> {:.3} ({:+.2} %), top-1 {:.3} -> {:.3}, \
+         agreement {:.3}; quantise {quantise_ms} ms, eval {} ms",
+        report.tokens,
+        report.windows,
+        report.overflows.len(),
+        report.float_perplexity,
+        report.fixed_perplexity,
+        100.0 * report.perplexity_change,
+        report.float_top1,
+        report.fixed_top1,
+        report.agreement,
+        start.elapsed().as_millis()
+    )?;
     Ok(())
 }

@@ -183,6 +183,8 @@ pub(crate) struct WeightSizes {
     pub(crate) v: Vec<Size>,
     pub(crate) o: Vec<Size>,
     pub(crate) gate: Size,
+    /// Largest weight of every row of the gate.
+    pub(crate) gate_rows: Vec<f64>,
     pub(crate) up: Vec<Size>,
     pub(crate) down: Vec<Size>,
 }
@@ -233,6 +235,7 @@ impl WeightSizes {
                 })
                 .collect()
         };
+        let gate: Vec<Size> = (0..shape.ffn).map(|c| row(&block.gate, c, &ffn, 1.0)).collect();
         WeightSizes {
             q: pairs(&block.q, group, 1.0 / root),
             k: pairs(&block.k, 1, 1.0),
@@ -243,7 +246,8 @@ impl WeightSizes {
                     join((0..group).map(|m| column(&block.o, (h * group + m) * hd + i)).collect())
                 })
                 .collect(),
-            gate: join((0..shape.ffn).map(|c| row(&block.gate, c, &ffn, 1.0)).collect()),
+            gate_rows: gate.iter().map(|size| size.max).collect(),
+            gate: join(gate),
             up: (0..shape.ffn).map(|c| row(&block.up, c, &ffn, 1.0)).collect(),
             down: (0..shape.ffn).map(|c| column(&block.down, c)).collect(),
         }

@@ -24,6 +24,19 @@ pub struct SiteError {
     pub mean: f64,
     /// Mean magnitude of the float values, to compare with.
     pub mean_magnitude: f64,
+    /// `mean / mean_magnitude` of each layer alone.
+    pub layers: Vec<f64>,
+}
+
+/// A value that left its range: the pass it belongs to can't be proved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Overflow {
+    /// Window of the text, from 0.
+    pub window: usize,
+    /// Layer, from 0.
+    pub layer: usize,
+    /// Site, token, value and range.
+    pub what: String,
 }
 
 /// What a comparison found.
@@ -33,6 +46,10 @@ pub struct EvalReport {
     pub tokens: usize,
     /// Tokens of a pass, with padding.
     pub padded_tokens: usize,
+    /// Passes that the text was cut into, each without the tokens before it.
+    pub windows: usize,
+    /// Passes that can't be proved; they count in no other figure.
+    pub overflows: Vec<Overflow>,
     /// Width of the weights.
     pub weight_bits: u32,
     /// `exp` of the mean negative log-likelihood of the next token, in floats.
@@ -51,6 +68,14 @@ pub struct EvalReport {
     pub sites: Vec<SiteError>,
     /// Room that calibration left.
     pub headroom: Vec<SiteHeadroom>,
+    /// Room that this text left, padding included.
+    pub text_headroom: Vec<SiteHeadroom>,
+    /// Negative log-likelihood of every next token, in floats.
+    #[serde(skip)]
+    pub float_losses: Vec<f64>,
+    /// The same in fixed point.
+    #[serde(skip)]
+    pub fixed_losses: Vec<f64>,
 }
 
 impl QuantisedModel {
@@ -127,39 +152,47 @@ impl QuantisedModel {
     }
 }
 
-/// Mean negative log-likelihood, hits of the most likely token, and that token per position.
+/// Losses of the next tokens, and the most likely token per position.
+#[derive(Clone, Default)]
 struct Likelihood {
-    perplexity: f64,
-    top1: f64,
+    losses: Vec<f64>,
+    hits: usize,
     choices: Vec<u32>,
 }
 
 impl Likelihood {
-    fn new(logits: &[f32], ids: &[u32]) -> Self {
-        let (mut nll, mut hits) = (0.0, 0usize);
+    /// Adds a window's logits.
+    fn add(&mut self, logits: &[f32], ids: &[u32]) {
         let vocab = logits.len() / ids.len();
         let choices: Vec<u32> = logits.chunks_exact(vocab).map(arg_max).collect();
         for ((row, &choice), &next) in logits.chunks_exact(vocab).zip(&choices).zip(&ids[1..]) {
             let max = row[choice as usize];
             let sum: f64 = row.iter().map(|l| f64::from(l - max).exp()).sum();
-            nll += sum.ln() - f64::from(row[next as usize] - max);
-            hits += usize::from(choice == next);
+            self.losses.push(sum.ln() - f64::from(row[next as usize] - max));
+            self.hits += usize::from(choice == next);
         }
-        let count = (ids.len() - 1) as f64;
-        Likelihood { perplexity: (nll / count).exp(), top1: hits as f64 / count, choices }
+        self.choices.extend(choices);
+    }
+
+    fn perplexity(&self) -> f64 {
+        (self.losses.iter().sum::<f64>() / self.losses.len() as f64).exp()
+    }
+
+    fn top1(&self) -> f64 {
+        self.hits as f64 / self.losses.len() as f64
     }
 }
 
-/// Running error of one site.
-struct Errors {
-    site: Site,
+/// Running error of one site in one layer.
+#[derive(Clone, Copy, Default)]
+struct Error {
     max: f64,
     sum: f64,
     magnitude: f64,
     count: usize,
 }
 
-impl Errors {
+impl Error {
     /// Adds rows of `width` features: integer `fixed[i] / unit(feature)` against `float[i]`.
     fn add(&mut self, float: &[f32], fixed: &[i32], width: usize, unit: impl Fn(usize) -> f64) {
         for (float, fixed) in float.chunks_exact(width).zip(fixed.chunks_exact(width)) {
@@ -171,6 +204,67 @@ impl Errors {
             }
         }
         self.count += float.len();
+    }
+
+    fn relative(&self) -> f64 {
+        if self.magnitude > 0.0 { self.sum / self.magnitude } else { 0.0 }
+    }
+}
+
+/// Errors of one site, layer by layer.
+#[derive(Clone)]
+struct Errors {
+    site: Site,
+    layers: Vec<Error>,
+}
+
+impl Errors {
+    fn report(&self) -> SiteError {
+        let mut all = Error::default();
+        for layer in &self.layers {
+            all.max = all.max.max(layer.max);
+            all.sum += layer.sum;
+            all.magnitude += layer.magnitude;
+            all.count += layer.count;
+        }
+        let count = all.count.max(1) as f64;
+        SiteError {
+            site: self.site.to_string(),
+            max: all.max,
+            mean: all.sum / count,
+            mean_magnitude: all.magnitude / count,
+            layers: self.layers.iter().map(Error::relative).collect(),
+        }
+    }
+}
+
+/// Largest magnitude at each site of a pass, padding included: what has to fit.
+fn raise(room: &mut [SiteHeadroom], trace: &Trace) {
+    let attention = &trace.attention;
+    let values: [&[i32]; 18] = [
+        &trace.x,
+        &trace.norm1.n.q,
+        &trace.query.q,
+        &trace.key.q,
+        &trace.value.q,
+        &trace.query_rotary.q,
+        &trace.key_rotary.q,
+        &attention.max,
+        &attention.distance,
+        &attention.prob.q,
+        &trace.mix.q,
+        &trace.middle.q,
+        &trace.norm2.n.q,
+        &trace.gate.q,
+        &trace.up.q,
+        &trace.silu,
+        &trace.glu.q,
+        &trace.output.q,
+    ];
+    for (site, values) in room.iter_mut().zip(values) {
+        let largest = values.iter().map(|v| v.unsigned_abs()).max().unwrap_or(0);
+        site.largest = site.largest.max(largest.into());
+        site.headroom_bits = (site.limit / site.largest.max(1.0)).log2();
     }
 }
 
@@ -217,6 +311,7 @@ fn compare(
     let prob = unit(c.recip_bits - c.prob_shift);
     for e in errors {
         let site = e.site;
+        let e = &mut e.layers[layer];
         // Rows of real tokens only; scores have a row per head and token.
         let mut add = |float: &[f32], fixed: &[i32], width: usize, unit: &dyn Fn(usize) -> f64| {
             e.add(&float[..tokens * width], &fixed[..tokens * width], width, unit);
@@ -248,13 +343,43 @@ fn compare(
     }
 }
 
-/// Runs both models on `ids` (padded) and compares every site, the perplexity and the chosen tokens.
+/// Running sums of a comparison.
+#[derive(Clone, Default)]
+struct Sums {
+    errors: Vec<Errors>,
+    room: Vec<SiteHeadroom>,
+    float: Likelihood,
+    fixed: Likelihood,
+}
+
+impl Sums {
+    /// Runs both models on a window.
+    fn add(&mut self, model: &Model, quantised: &QuantisedModel, ids: &[u32]) -> Result<(), EvalError> {
+        let mut run = FloatRun::new(model, &quantised.pad(ids)?)?;
+        let mut x = quantised.embed(ids)?;
+        for layer in 0..model.blocks.len() {
+            let fixed =
+                quantised.run_block(layer, &x).map_err(|source| EvalError::Block { layer, source })?;
+            compare(&mut self.errors, quantised, layer, &run.layer(layer)?, &fixed, ids.len());
+            raise(&mut self.room, &fixed);
+            x = fixed.output.q;
+        }
+        let (d, vocab) = (model.config.shape.hidden, model.config.vocab);
+        self.float.add(&run.logits()?[..ids.len() * vocab], ids);
+        self.fixed.add(&quantised.logits(&x[..ids.len() * d])?, ids);
+        Ok(())
+    }
+}
+
+/// Runs both models on `ids`, cut into windows of `spec.tokens`, and compares every site, the perplexity and
+/// the chosen tokens.
 ///
-/// Each pass goes through all layers on its own values, so errors add up as they do in use.
+/// Each pass goes through all layers on its own values, so errors add up as they do in use. A window is a
+/// text of its own, as a prompt is; the last one is padded, and left out when it has a single token. Windows
+/// in which a value leaves its range are listed, and compared no further.
 ///
 /// # Errors
-/// Fewer than two tokens or more than `spec.tokens`, models of different shapes, or a value that leaves its
-/// range in fixed point.
+/// Fewer than two tokens, models of different shapes, or a value that leaves its range in every window.
 pub fn eval(model: &Model, quantised: &QuantisedModel, ids: &[u32]) -> Result<EvalReport, EvalError> {
     if model.config != quantised.config {
         return Err(EvalError::Mismatch { what: "their configuration" });
@@ -262,41 +387,46 @@ pub fn eval(model: &Model, quantised: &QuantisedModel, ids: &[u32]) -> Result<Ev
     if ids.len() < 2 {
         return Err(EvalError::TooFewTokens { given: ids.len() });
     }
-    let padded = quantised.pad(ids)?;
-    let mut x = quantised.embed(ids)?;
-    let mut run = FloatRun::new(model, &padded)?;
-    let mut errors: Vec<Errors> =
-        SITES.iter().map(|&site| Errors { site, max: 0.0, sum: 0.0, magnitude: 0.0, count: 0 }).collect();
-    for layer in 0..model.blocks.len() {
-        let float = run.layer(layer)?;
-        let fixed = quantised.run_block(layer, &x).map_err(|source| EvalError::Block { layer, source })?;
-        compare(&mut errors, quantised, layer, &float, &fixed, ids.len());
-        x = fixed.output.q;
-    }
-    let (d, vocab) = (model.config.shape.hidden, model.config.vocab);
-    let float = Likelihood::new(&run.logits()?[..ids.len() * vocab], ids);
-    let fixed = Likelihood::new(&quantised.logits(&x[..ids.len() * d])?, ids);
-    let same = float.choices.iter().zip(&fixed.choices).filter(|(a, b)| a == b).count();
-    let site = |e: Errors| {
-        let count = e.count.max(1) as f64;
-        SiteError {
-            site: e.site.to_string(),
-            max: e.max,
-            mean: e.sum / count,
-            mean_magnitude: e.magnitude / count,
-        }
+    let layers = model.blocks.len();
+    let windows: Vec<&[u32]> = ids.chunks(quantised.spec.tokens).filter(|window| window.len() > 1).collect();
+    let mut sums = Sums {
+        errors: SITES.iter().map(|&site| Errors { site, layers: vec![Error::default(); layers] }).collect(),
+        room: quantised.headroom.iter().map(|site| SiteHeadroom { largest: 0.0, ..site.clone() }).collect(),
+        ..Sums::default()
     };
+    let (mut overflows, mut overflow) = (vec![], None);
+    for (index, window) in windows.iter().enumerate() {
+        let mut more = sums.clone();
+        match more.add(model, quantised, window) {
+            Ok(()) => sums = more,
+            Err(EvalError::Block { layer, source }) => {
+                overflows.push(Overflow { window: index, layer, what: source.to_string() });
+                overflow = overflow.or(Some(EvalError::Block { layer, source }));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if let (true, Some(error)) = (overflows.len() == windows.len(), overflow) {
+        return Err(error);
+    }
+    let Sums { errors, room, float, fixed } = sums;
+    let same = float.choices.iter().zip(&fixed.choices).filter(|(a, b)| a == b).count();
     Ok(EvalReport {
-        tokens: ids.len(),
-        padded_tokens: padded.len(),
+        tokens: float.choices.len(),
+        padded_tokens: quantised.spec.tokens,
+        windows: windows.len(),
+        overflows,
         weight_bits: quantised.spec.weight_bits,
-        float_perplexity: float.perplexity,
-        fixed_perplexity: fixed.perplexity,
-        perplexity_change: fixed.perplexity / float.perplexity - 1.0,
-        float_top1: float.top1,
-        fixed_top1: fixed.top1,
-        agreement: same as f64 / ids.len() as f64,
-        sites: errors.into_iter().map(site).collect(),
+        float_perplexity: float.perplexity(),
+        fixed_perplexity: fixed.perplexity(),
+        perplexity_change: fixed.perplexity() / float.perplexity() - 1.0,
+        float_top1: float.top1(),
+        fixed_top1: fixed.top1(),
+        agreement: same as f64 / float.choices.len() as f64,
+        sites: errors.iter().map(Errors::report).collect(),
         headroom: quantised.headroom.clone(),
+        text_headroom: room,
+        float_losses: float.losses,
+        fixed_losses: fixed.losses,
     })
 }

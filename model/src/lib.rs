@@ -3,6 +3,7 @@
 //! - [`mod@import`]: safetensors and GGUF files, read as hostile input, into a [`Model`];
 //! - [`bundled()`]: a small trained model that comes with the crate;
 //! - [`forward`]: the float reference, every intermediate value visible;
+//! - [`rotate`]: the same model with a residual stream that integers hold well;
 //! - [`mod@quantise`]: calibration and integer weights, a [`QuantisedModel`];
 //! - [`mod@eval`]: fixed point against float.
 
@@ -11,10 +12,12 @@ mod calibrate;
 pub mod config;
 pub mod error;
 pub mod eval;
+mod feedback;
 pub mod forward;
 pub mod import;
 pub mod model;
 pub mod quantise;
+pub mod rotate;
 pub mod tokenizer;
 
 pub use bundled::{bundled, bundled_adder};
@@ -23,4 +26,5 @@ pub use eval::{EvalReport, eval};
 pub use import::import;
 pub use model::Model;
 pub use quantise::{Options, QuantisedModel, quantise, quantise_on_text};
+pub use rotate::Rotation;
 pub use tokenizer::TextTokenizer;

@@ -30,7 +30,8 @@ use crate::{
     calibrate::{Kind, LayerStats, Size, WeightSizes, folded},
     config::Config,
     error::QuantiseError,
-    forward::FloatRun,
+    feedback::{Feedback, Moments},
+    forward::{FloatRun, FloatTrace},
     model::{FloatBlock, Linear, Model},
     tokenizer::TextTokenizer,
 };
@@ -54,12 +55,15 @@ pub struct Options {
 }
 
 impl Options {
-    /// 16-bit weights, one bit of headroom, 16-bit gates.
+    /// Headroom of [`Options::new`].
+    pub const DEFAULT_HEADROOM_BITS: f64 = 1.0;
+
+    /// 16-bit weights, the default headroom, 16-bit gates.
     pub fn new(tokens: usize) -> Self {
         Options {
             weight_bits: 16,
             tokens,
-            headroom_bits: 1.0,
+            headroom_bits: Options::DEFAULT_HEADROOM_BITS,
             silu_in_bits: 16,
             extra_channels: 0,
             random_calibration: true,
@@ -137,9 +141,14 @@ const MAX_SHIFT: u32 = 15;
 const MASSIVE_SHARE: f64 = 0.3;
 /// Further room of sites that are scaled channel by channel: each channel's largest value is seen less often
 /// than the largest of the site.
-const CHANNEL_ROOM: f64 = 2.0;
+const CHANNEL_ROOM: f64 = 4.0;
 /// Estimated relative noise variance below which fewer distinct shifts are preferred to less noise.
 const QUIET: f64 = 1.0 / (1u64 << 17) as f64;
+
+/// Weights up to this are narrow.
+const NARROW: f64 = (1u32 << 14) as f64;
+/// Of as many rows of the gate, one may be clipped when weights are narrow.
+const CLIPPED_SHARE: usize = 4096;
 
 /// Variance of rounding to integers, relative to values of `magnitude`.
 fn noise(magnitude: f64) -> f64 {
@@ -418,7 +427,11 @@ fn search(base: &Base, layers: &[Layer], allowed: &[u32]) -> Result<([f64; 4], S
     let value_max = |l: &Layer| l.value.iter().fold(0.0, |max: f64, s| max.max(s.max));
     let (v_noise, (v, attn_out)) = best.ok_or(("value", largest(layers, value_max)))?;
 
-    let gate_max = largest(layers, |l| l.weights.gate.max);
+    // Gates have one scale: narrow weights clip the few loudest rows rather than starve all others.
+    let mut rows: Vec<f64> = layers.iter().flat_map(|l| l.weights.gate_rows.iter().copied()).collect();
+    rows.sort_unstable_by(f64::total_cmp);
+    let clipped = if base.weight < NARROW { rows.len() / CLIPPED_SHARE } else { 0 };
+    let gate_max = rows[rows.len() - 1 - clipped];
     let to_gate = |shift: u32| pow2(i64::from(base.gate_frac + shift) - i64::from(base.norm_frac));
     let gate = allowed.iter().copied().filter(|s| gate_max * to_gate(*s) <= base.weight).max();
     let gate = gate.ok_or(("gate", gate_max))?;
@@ -488,10 +501,8 @@ fn random_ids(count: usize, vocab: usize) -> Vec<u32> {
 /// First tokens of texts that calibration tries at most.
 const FIRST_TOKENS: usize = 512;
 
-/// Runs the float model over the calibration sequences: the text, cut and padded to `tokens`; random ids;
-/// tokens that each start a text.
-fn calibrate(model: &Model, ids: &[u32], options: &Options) -> Result<Vec<Layer>, QuantiseError> {
-    let config = &model.config;
+/// The calibration sequences: the text, cut and padded to `tokens`; random ids; tokens that each start a text.
+fn sequences(config: &Config, ids: &[u32], options: &Options) -> Vec<(Kind, Vec<u32>)> {
     let random = random_ids(options.tokens.max(FIRST_TOKENS), config.vocab);
     let mut sequences: Vec<(Kind, Vec<u32>)> =
         ids.chunks(options.tokens).map(|ids| (Kind::Text, ids.to_vec())).collect();
@@ -507,15 +518,24 @@ fn calibrate(model: &Model, ids: &[u32], options: &Options) -> Result<Vec<Layer>
     let named = [Some(config.pad_id), config.bos_id, config.eos_id].into_iter().flatten();
     let first = named.filter(|&id| (id as usize) < config.vocab).chain(random);
     sequences.push((Kind::Alone, first.take(FIRST_TOKENS.min(config.context)).collect()));
+    sequences
+}
 
+/// Runs the float model over the calibration sequences.
+fn calibrate(
+    model: &Model,
+    sequences: &[(Kind, Vec<u32>)],
+    options: &Options,
+) -> Result<Vec<Layer>, QuantiseError> {
+    let config = &model.config;
     let mut stats: Vec<LayerStats> = model.blocks.iter().map(|_| LayerStats::new(config)).collect();
     for (kind, sequence) in sequences {
         let mut run = match kind {
-            Kind::Alone => FloatRun::alone(model, &sequence)?,
-            Kind::Text | Kind::Random => FloatRun::new(model, &sequence)?,
+            Kind::Alone => FloatRun::alone(model, sequence)?,
+            Kind::Text | Kind::Random => FloatRun::new(model, sequence)?,
         };
         for (index, stats) in stats.iter_mut().enumerate() {
-            stats.add(config, &run.layer(index)?, kind);
+            stats.add(config, &run.layer(index)?, *kind);
         }
     }
     let layers = stats.into_iter().zip(&model.blocks);
@@ -523,13 +543,87 @@ fn calibrate(model: &Model, ids: &[u32], options: &Options) -> Result<Vec<Layer>
     Ok(layers.map(layer).collect())
 }
 
+/// Runs the float model again, layer by layer over all sequences at once, and calls `f` with the layer and its
+/// traces.
+fn layer_by_layer(
+    model: &Model,
+    sequences: &[(Kind, Vec<u32>)],
+    mut f: impl FnMut(usize, &[FloatTrace]) -> Result<(), QuantiseError>,
+) -> Result<(), QuantiseError> {
+    let together = sequences.iter().filter(|(kind, _)| *kind != Kind::Alone);
+    let runs: Result<Vec<_>, _> = together.map(|(_, sequence)| FloatRun::new(model, sequence)).collect();
+    let mut runs = runs?;
+    for layer in 0..model.blocks.len() {
+        let traces: Result<Vec<_>, _> = runs.iter_mut().map(|run| run.layer(layer)).collect();
+        f(layer, &traces?)?;
+    }
+    Ok(())
+}
+
+/// How the matrices of a block are rounded, by what they read.
+struct BlockFeedback {
+    norm1: Feedback,
+    mix: Feedback,
+    norm2: Feedback,
+    glu: Feedback,
+}
+
+impl BlockFeedback {
+    fn new(
+        shape: &Shape,
+        channels: &[Channel],
+        factors: &ChannelFactors,
+        traces: &[FloatTrace],
+    ) -> Result<Self, QuantiseError> {
+        let (d, q) = (shape.hidden, shape.heads * shape.head_dim);
+        let mut moments = [d, q, d, channels.len()].map(Moments::new);
+        for trace in traces {
+            let rows = trace.glu.chunks_exact(shape.ffn);
+            let glu: Vec<f32> = rows.flat_map(|row| channels.iter().map(|c| row[c.source])).collect();
+            for (moments, x) in moments.iter_mut().zip([&trace.norm1, &trace.mix, &trace.norm2, &glu]) {
+                moments.add(x)?;
+            }
+        }
+        let [norm1, mix, norm2, glu] = &moments;
+        Ok(BlockFeedback {
+            norm1: norm1.feedback(|_| 1.0),
+            mix: mix.feedback(|k| factors.mix[value_channel(shape, k)]),
+            norm2: norm2.feedback(|_| 1.0),
+            glu: glu.feedback(|c| factors.glu[c]),
+        })
+    }
+}
+
+/// The value channel that feature `feature` of the mixed values belongs to.
+fn value_channel(shape: &Shape, feature: usize) -> usize {
+    let (hd, group) = (shape.head_dim, shape.heads / shape.kv_heads);
+    feature / hd / group * hd + feature % hd
+}
+
 /// Integer weights `round(w[j][k] * input[k] * output[j])`, transposed to `[inputs, outputs]`.
-fn integers(w: &Linear, input: impl Fn(usize) -> f64 + Sync, output: impl Fn(usize) -> f64 + Sync) -> Matrix {
+fn integers(
+    w: &Linear,
+    feedback: Option<&Feedback>,
+    limit: f64,
+    input: impl Fn(usize) -> f64 + Sync,
+    output: impl Fn(usize) -> f64 + Sync,
+) -> Matrix {
     let mut data = vec![0i16; w.data.len()];
+    if let Some(feedback) = feedback {
+        let mut targets = vec![0.0f32; w.data.len()];
+        targets.par_chunks_mut(w.outputs).enumerate().for_each(|(k, row)| {
+            let scale = input(k);
+            for (j, out) in row.iter_mut().enumerate() {
+                *out = (f64::from(w.data[j * w.inputs + k]) * scale * output(j)) as f32;
+            }
+        });
+        data = feedback.round(&targets, w.outputs, limit as f32);
+        return Matrix { rows: w.inputs, cols: w.outputs, data: Arc::new(data) };
+    }
     data.par_chunks_mut(w.outputs).enumerate().for_each(|(k, row)| {
         let scale = input(k);
         for (j, out) in row.iter_mut().enumerate() {
-            // In range by the bounds of the factors; the cast would saturate.
+            // In range by the bounds of the factors and of the gate; the cast would saturate.
             *out = (f64::from(w.data[j * w.inputs + k]) * scale * output(j)).round() as i16;
         }
     });
@@ -584,7 +678,8 @@ pub fn quantise_on_text(
 pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<QuantisedModel, QuantiseError> {
     let config = &model.config;
     check_options(options, config)?;
-    let layers = calibrate(model, ids, options)?;
+    let sequences = sequences(config, ids, options);
+    let layers = calibrate(model, &sequences, options)?;
     let margin = (-options.headroom_bits).exp2();
     let act = ((1u64 << (ACT_BITS - 1)) - 1) as f64 * margin;
 
@@ -599,9 +694,11 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
         let bits = room(largest, limit).min(most);
         if bits < 0 { Err(no_scales(site, largest)) } else { Ok(bits as u32) }
     };
-    // Finer than a 4096th of a typical value would only cost the products that are added to the stream.
+    // Finer than a 4096th of a typical value (a 1024th with coarse weights) would only cost the products that
+    // are added to the stream.
     let typical = layers.iter().fold(f64::INFINITY, |least, l| least.min(l.stats.typical));
-    let useful = (4096.0 / typical.max(1e-9)).log2().ceil().clamp(0.0, 20.0) as i64;
+    let steps = if options.weight_bits < 16 { 1024.0 } else { 4096.0 };
+    let useful = (steps / typical.max(1e-9)).log2().ceil().clamp(0.0, 20.0) as i64;
     let mut residual_frac = frac("input", stream_max, stream_limit * margin.powf(MASSIVE_SHARE), useful)?;
     // |x| <= sqrt(v): 15 bits can only overflow when one feature is the whole vector.
     let norm_max = largest(&layers, |l| l.stats.norm[0].max(l.stats.norm[1]));
@@ -670,10 +767,22 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
     spec.check()?;
 
     let factors: Vec<ChannelFactors> = layers.iter().map(|l| channel_factors(&base, &shifts, l)).collect();
-    let block = |((block, layer), factors): ((&FloatBlock, &Layer), &ChannelFactors)| {
-        integer_block(block, &config.shape, &layer.channels, &base, &shifts, factors)
+    let block = |index: usize, feedback: Option<&BlockFeedback>| {
+        let (block, channels) = (&model.blocks[index], &layers[index].channels);
+        integer_block(block, &config.shape, channels, &base, &shifts, &factors[index], feedback)
     };
-    let blocks = model.blocks.iter().zip(&layers).zip(&factors).map(block).collect();
+    let mut blocks = Vec::with_capacity(layers.len());
+    if options.weight_bits < 16 {
+        // Coarse weights: worth a second pass.
+        layer_by_layer(model, &sequences, |index, traces| {
+            let channels = &layers[index].channels;
+            let feedback = BlockFeedback::new(&config.shape, channels, &factors[index], traces)?;
+            blocks.push(block(index, Some(&feedback)));
+            Ok(())
+        })?;
+    } else {
+        blocks.extend((0..layers.len()).map(|index| block(index, None)));
+    }
     let headroom = headroom(&spec, &layers, &factors, f64::from(embedding_max));
     let unit = pow2(i64::from(residual_frac));
     let embedding = model.embedding.data.iter().map(|&e| (f64::from(e) * unit).round() as i32).collect();
@@ -734,7 +843,9 @@ fn integer_block(
     base: &Base,
     shifts: &Shifts,
     factors: &ChannelFactors,
+    feedback: Option<&BlockFeedback>,
 ) -> BlockWeights {
+    let limit = base.weight;
     let (hd, group) = (shape.head_dim, shape.heads / shape.kv_heads);
     let from_norm = |shift: u32| pow2(i64::from(shift) - i64::from(base.norm_frac));
     let to_stream = |shift: u32| pow2(i64::from(base.residual_frac + shift));
@@ -744,16 +855,23 @@ fn integer_block(
     let gate_in = folded(&block.ffn_norm, from_norm(shifts.gate) * pow2(i64::from(base.gate_frac)));
     let up_in = folded(&block.ffn_norm, from_norm(shifts.up));
     let pair = |feature: usize, members: usize| feature / hd / members * (hd / 2) + feature % (hd / 2);
-    let value_channel = |feature: usize| feature / hd / group * hd + feature % hd;
+    let (norm1, norm2) = (feedback.map(|f| &f.norm1), feedback.map(|f| &f.norm2));
+    let (mix, glu) = (feedback.map(|f| &f.mix), feedback.map(|f| &f.glu));
     let (out, down) = (to_stream(shifts.attn_out), to_stream(shifts.ffn_out));
     BlockWeights {
-        q: integers(&block.q, |k| query_in[k], |j| factors.query[pair(j, group)]),
-        k: integers(&block.k, |k| key_in[k], |j| factors.key[pair(j, 1)]),
-        v: integers(&block.v, |k| value_in[k], |j| factors.value[j]),
-        o: integers(&block.o, |k| out / factors.mix[value_channel(k)], |_| 1.0),
-        gate: integers(&channel_rows(&block.gate, channels), |k| gate_in[k], |_| 1.0),
-        up: integers(&channel_rows(&block.up, channels), |k| up_in[k], |j| factors.up[j]),
-        down: integers(&channel_columns(&block.down, channels), |k| down / factors.glu[k], |_| 1.0),
+        q: integers(&block.q, norm1, limit, |k| query_in[k], |j| factors.query[pair(j, group)]),
+        k: integers(&block.k, norm1, limit, |k| key_in[k], |j| factors.key[pair(j, 1)]),
+        v: integers(&block.v, norm1, limit, |k| value_in[k], |j| factors.value[j]),
+        o: integers(&block.o, mix, limit, |k| out / factors.mix[value_channel(shape, k)], |_| 1.0),
+        gate: integers(&channel_rows(&block.gate, channels), norm2, limit, |k| gate_in[k], |_| 1.0),
+        up: integers(&channel_rows(&block.up, channels), norm2, limit, |k| up_in[k], |j| factors.up[j]),
+        down: integers(
+            &channel_columns(&block.down, channels),
+            glu,
+            limit,
+            |k| down / factors.glu[k],
+            |_| 1.0,
+        ),
     }
 }
 

@@ -2,11 +2,13 @@
 
 use lamina_circuits::executor::{ExecError, Site};
 use lamina_model::{
-    Model, Options, bundled, bundled_adder,
+    Model, Options, Rotation, bundled, bundled_adder,
     error::{EvalError, ForwardError, QuantiseError},
     eval,
     forward::arg_max,
-    quantise, quantise_on_text,
+    quantise,
+    quantise::SiteHeadroom,
+    quantise_on_text,
 };
 
 const TEXT: &str = "Alice was beginning to get very tired of sitting by her sister on the bank, and of having \
@@ -124,11 +126,64 @@ fn split_channels_leave_the_model_as_it_is() {
 }
 
 #[test]
+fn a_rotated_stream_is_the_same_model() {
+    let model = model();
+    let rotated = model.rotated();
+    let ids = encode(&model, TEXT);
+    let [a, b] = [&model, &rotated].map(|m| m.forward(&ids[..24]).expect("few tokens"));
+    let difference = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(difference < 1e-3, "{difference}");
+    // One loud feature of 1 spreads: no entry is above sqrt(2 / hidden), the length stays. 24 = 8 * 3.
+    for hidden in [24, 7, 64] {
+        for loud in 0..hidden {
+            let mut x = vec![0.0; hidden];
+            x[loud] = 1.0;
+            let y = Rotation::new(hidden).apply(&x);
+            let length: f32 = y.iter().map(|y| y * y).sum();
+            assert!((length - 1.0).abs() < 1e-5, "{length}");
+            assert!(y.iter().all(|y| y.abs() <= (2.0 / hidden as f32).sqrt() + 1e-6), "{y:?}");
+        }
+    }
+}
+
+#[test]
+fn texts_are_compared_in_windows_and_what_does_not_fit_is_counted() {
+    let model = model().rotated();
+    let ids = encode(&model, TEXT);
+    let mut quantised = quantise(&model, &ids, &Options::new(16)).expect("the model fits");
+    let report = eval(&model, &quantised, &ids[..49]).expect("in range");
+    // 16 + 16 + 16 tokens; the last one alone predicts nothing.
+    assert_eq!((report.tokens, report.windows, report.float_losses.len()), (48, 3, 45));
+    assert!(report.overflows.is_empty());
+    let names = |sites: &[SiteHeadroom]| sites.iter().map(|site| site.site.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&report.headroom), names(&report.text_headroom));
+    assert!(report.text_headroom.iter().all(|site| site.headroom_bits > 0.0), "{:?}", report.text_headroom);
+    for site in &report.sites {
+        assert_eq!(site.layers.len(), model.config.layers);
+        assert!(site.layers.iter().all(|&error| error < 0.02), "{site:?}");
+    }
+    // Inputs of one window leave their range: that window is listed, the others are compared.
+    let mut embedding = (*quantised.embedding).clone();
+    let once = |at: &usize| ids[..48].iter().filter(|&&id| id == ids[*at]).count() == 1;
+    let at = (16..32).find(once).expect("some token of the second window stands there only");
+    embedding[ids[at] as usize * model.config.shape.hidden] = 1 << 30;
+    quantised.embedding = embedding.into();
+    let report = eval(&model, &quantised, &ids[..48]).expect("other windows fit");
+    let [overflow] = &report.overflows[..] else { panic!("{:?}", report.overflows) };
+    assert_eq!((overflow.window, overflow.layer), (1, 0));
+    assert!(overflow.what.starts_with("input: value "), "{}", overflow.what);
+    assert_eq!((report.tokens, report.windows), (32, 3));
+}
+
+#[test]
 fn quantisation_is_deterministic() {
     let model = model();
     let ids = encode(&model, TEXT);
-    let [a, b] = [0, 1].map(|_| quantise(&model, &ids, &Options::new(16)).expect("the model fits"));
-    assert_eq!((a.spec, a.blocks, a.embedding), (b.spec, b.blocks, b.embedding));
+    for weight_bits in [8, 16] {
+        let options = Options { weight_bits, ..Options::new(16) };
+        let [a, b] = [0, 1].map(|_| quantise(&model, &ids, &options).expect("the model fits"));
+        assert_eq!((a.spec, a.blocks, a.embedding), (b.spec, b.blocks, b.embedding));
+    }
 }
 
 #[test]

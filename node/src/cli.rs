@@ -3,6 +3,7 @@
 use std::{ops::Range, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
+use lamina_model::Options;
 
 const OVERVIEW: &str = "\
 Lamina proves that a transformer block was computed right without revealing its weights,
@@ -81,11 +82,16 @@ to anyone else.
     Plan(PlanArgs),
     /// Compare the fixed-point model with the float model on a text
     #[command(after_help = "\
-Reports per site the largest and mean error, the perplexity of both models and how often
-their next tokens agree.
+Cuts the text into windows of --tokens, each a prompt of its own, and reports the perplexity of
+both models, how often their next tokens agree, the error of every site, and the room that is
+left below each site's limit, in bits: for the text that the scales were chosen on and for this
+one. --plot draws the errors layer by layer. A window in which a value exceeds its limit can't
+be proved: it is listed, and left out of the figures. Then publish with --calibrate on a text
+like it, or with more --headroom.
 
   lamina eval
-  lamina eval --model SmolLM2.gguf --text shakespeare.txt --tokens 128")]
+  lamina eval --model SmolLM2.gguf --text shakespeare.txt --tokens 512 --plot error.svg
+  lamina eval --model SmolLM2.gguf --text shakespeare.txt --tokens 32 --count 4096 --weight-bits 8")]
     Eval(EvalArgs),
     /// Commit to a model's weights: a public card, range proofs, and a secret package for provers
     #[command(after_help = "\
@@ -188,6 +194,9 @@ pub struct ModelArgs {
     /// Text that the scales are chosen on; a bundled one if absent
     #[arg(long, value_name = "TEXTFILE")]
     pub calibrate: Option<PathBuf>,
+    /// Room above the largest value of that text, in bits (0 to 4)
+    #[arg(long, value_name = "BITS", default_value_t = Options::DEFAULT_HEADROOM_BITS)]
+    pub headroom: f64,
 }
 
 /// `lamina plan`.
@@ -207,6 +216,12 @@ pub struct EvalArgs {
     /// Text to compare on; a bundled one if absent
     #[arg(long, value_name = "TEXTFILE")]
     pub text: Option<PathBuf>,
+    /// Tokens of the text to compare, in windows of --tokens; one window if absent
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub count: Option<usize>,
+    /// Draw errors, perplexity and room to this SVG file
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
 }
 
 /// `lamina publish`.
@@ -230,6 +245,9 @@ pub struct PublishArgs {
     /// Text that the scales are chosen on; a bundled one if absent
     #[arg(long, value_name = "TEXTFILE")]
     pub calibrate: Option<PathBuf>,
+    /// Room above the largest value of that text, in bits (0 to 4)
+    #[arg(long, value_name = "BITS", default_value_t = Options::DEFAULT_HEADROOM_BITS)]
+    pub headroom: f64,
     /// Name in the card; the file's name if absent
     #[arg(long)]
     pub name: Option<String>,

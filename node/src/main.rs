@@ -8,6 +8,7 @@ mod failure;
 mod files;
 mod ids;
 mod output;
+mod plot;
 mod progress;
 mod publication;
 mod source;

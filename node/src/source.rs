@@ -7,7 +7,7 @@ use lamina_circuits::{
     plan::Plan,
     spec::{Activations, BlockSpec, BlockWeights},
 };
-use lamina_model::{Model, Options, QuantisedModel, quantise, quantise_on_text};
+use lamina_model::{Model, Options, QuantisedModel, Rotation, quantise, quantise_on_text};
 
 use crate::{
     failure::{Classify, Failure, Kind, Result},
@@ -31,11 +31,13 @@ pub struct Choices<'a> {
     pub tokens: usize,
     /// Text to choose scales on.
     pub calibrate: Option<&'a Path>,
+    /// Bits of room above that text's largest values.
+    pub headroom_bits: f64,
 }
 
 /// A quantised model with the layout of its blocks.
 pub struct Prepared {
-    /// The model in floats.
+    /// The model in floats, its residual stream rotated as the integers' is.
     pub float: Model,
     /// The model in integers; its `spec.tokens` is the plan's, padding to full token groups included.
     pub integers: QuantisedModel,
@@ -68,7 +70,7 @@ pub fn name(path: &Path) -> String {
 pub fn prepare(output: &Output, path: Option<&Path>, choices: &Choices<'_>) -> Result<Prepared> {
     let bar = Bar::new(output, "model", 3);
     bar.begin(0, "reading")?;
-    let float = load(path)?;
+    let float = load(path)?.rotated();
     let context = float.config.context;
     if choices.tokens > context {
         return Err(Failure::new(
@@ -80,7 +82,11 @@ pub fn prepare(output: &Output, path: Option<&Path>, choices: &Choices<'_>) -> R
         ));
     }
     bar.begin(1, "choosing scales and weights")?;
-    let options = Options { weight_bits: choices.weight_bits, ..Options::new(choices.tokens) };
+    let options = Options {
+        weight_bits: choices.weight_bits,
+        headroom_bits: choices.headroom_bits,
+        ..Options::new(choices.tokens)
+    };
     let quantised = match choices.calibrate {
         Some(path) => quantise_on_text(&float, &files::read_text(path)?, &options),
         // A vocabulary that can't express prose is calibrated on pseudo-random ids alone, as is a model
@@ -133,19 +139,21 @@ pub fn some_ids(model: &Model, count: usize) -> Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// The first boundary of a prompt: embeddings as integers, padded with the model's padding id.
+/// The first boundary of a prompt: rotated embeddings as integers, padded with the model's padding id.
+/// `model` is as it was loaded.
 ///
 /// # Shapes
 /// Result: `[spec.tokens, hidden]` at scale `2^-residual_frac`.
 pub fn embed(model: &Model, spec: &BlockSpec, ids: &[u32]) -> Activations {
     let d = spec.shape.hidden;
     let scale = f64::from(spec.scales.residual_frac).exp2();
+    let rotation = Rotation::new(d);
     let padding = std::iter::repeat(&model.config.pad_id);
     ids.iter()
         .chain(padding)
         .take(spec.tokens)
-        .flat_map(|&id| &model.embedding.data[id as usize * d..][..d])
-        .map(|&x| (f64::from(x) * scale).round() as i32)
+        .flat_map(|&id| rotation.apply(&model.embedding.data[id as usize * d..][..d]))
+        .map(|x| (f64::from(x) * scale).round() as i32)
         .collect()
 }
 
@@ -162,7 +170,7 @@ pub fn run_layer(
     executor::execute(spec, weights, x).map_err(|error| {
         let advice = match error {
             ExecError::OutOfRange { .. } => {
-                "; publish again with --calibrate TEXTFILE on text like this prompt"
+                "; publish again with --calibrate TEXTFILE on text like this prompt, or with more --headroom"
             }
             _ => "",
         };

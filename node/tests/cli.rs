@@ -168,6 +168,14 @@ fn plans_and_comparisons_of_a_small_model_are_json() {
     ];
     let eval = folder.lamina(&eval).exits(0).json();
     assert!(eval["agreement"].as_f64().is_some_and(|a| a > 0.5), "{eval}");
+    assert!(eval["overflows"].as_array().is_some_and(Vec::is_empty), "{eval}");
+    assert!(eval["text_headroom"][0]["headroom_bits"].as_f64().is_some_and(|bits| bits > 0.0), "{eval}");
+    let plot = ["eval", "--tokens", "16", "--count", "40", "--plot", "error.svg"];
+    let said = folder.lamina(&plot).exits(0).stdout();
+    assert!(said.contains("every value fits in all"), "{said}");
+    let svg = fs::read_to_string(folder.path("error.svg")).expect("it was drawn");
+    assert!(svg.starts_with("<svg") && svg.contains("attn-norm") && svg.trim_end().ends_with("</svg>"));
+    folder.lamina(&plot).exits(4).says("error.svg exists");
     assert!(
         folder.lamina(&["plan", "--model", text(&model), "--tokens", "4"]).exits(0).stdout().contains("rows")
     );

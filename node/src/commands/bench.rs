@@ -58,7 +58,7 @@ pub fn run(session: &Session, command: &BenchCommand) -> Result<()> {
             }
             let spec = &prepared.plan.params.spec;
             let ids = source::some_ids(&prepared.float, model.tokens)?;
-            let mut x = source::embed(&prepared.float, spec, &ids);
+            let mut x = prepared.integers.embed(&ids)?;
             for (at, weights) in prepared.integers.blocks[..*layer].iter().enumerate() {
                 check_interrupted()?;
                 x = source::run_layer(spec, weights, at, &x)?.output.q;

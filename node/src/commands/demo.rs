@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use lamina_circuits::{executor::Trace, spec::BlockWeights};
+use lamina_model::Options;
 use lamina_prover::{Cpu, Progress, publish::BlindedColumns, srs::Srs};
 use lamina_verifier::{
     context::Context,
@@ -85,7 +86,12 @@ struct Stage<'a> {
 pub fn run(session: &Session, arguments: &DemoArgs) -> Result<()> {
     let started = Instant::now();
     let output = &session.output;
-    let choices = Choices { weight_bits: 16, tokens: TOKENS, calibrate: None };
+    let choices = Choices {
+        weight_bits: 16,
+        tokens: TOKENS,
+        calibrate: None,
+        headroom_bits: Options::DEFAULT_HEADROOM_BITS,
+    };
     let prepared = source::prepare(&session.output, None, &choices)?;
     let ids = source::prompt_ids(&prepared.float, &arguments.prompt, prepared.integers.spec.tokens)?;
     let plan = &prepared.plan;
@@ -226,7 +232,7 @@ fn prove_all(
 ) -> Result<Vec<Proved>> {
     let layout = stage.prover.layout().clone();
     let spec = &layout.spec;
-    let mut x = source::embed(&prepared.float, spec, ids);
+    let mut x = prepared.integers.embed(ids)?;
     let mut input = Boundary::hide(stage.srs, &layout, stage.usable_rows, &x)?;
     let layers = stage.published.layers();
     let bar = Bar::new(&session.output, "proving", layers.len());

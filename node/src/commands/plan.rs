@@ -11,7 +11,12 @@ use crate::{
 impl ModelArgs {
     /// How the model becomes integers.
     pub fn choices(&self) -> Choices<'_> {
-        Choices { weight_bits: self.weight_bits, tokens: self.tokens, calibrate: self.calibrate.as_deref() }
+        Choices {
+            weight_bits: self.weight_bits,
+            tokens: self.tokens,
+            calibrate: self.calibrate.as_deref(),
+            headroom_bits: self.headroom,
+        }
     }
 }
 

@@ -24,6 +24,7 @@ pub fn run(session: &Session, arguments: &PublishArgs) -> Result<()> {
         weight_bits: arguments.weight_bits,
         tokens: arguments.tokens,
         calibrate: arguments.calibrate.as_deref(),
+        headroom_bits: arguments.headroom,
     };
     let prepared = source::prepare(&session.output, Some(&arguments.model), &choices)?;
     let count = prepared.integers.blocks.len();
@@ -61,6 +62,14 @@ pub fn run(session: &Session, arguments: &PublishArgs) -> Result<()> {
         layers.end,
         plan.columns.weights
     ))?;
+    let tightest =
+        prepared.integers.headroom.iter().min_by(|a, b| a.headroom_bits.total_cmp(&b.headroom_bits));
+    if let Some(site) = tightest {
+        output.line(format!(
+            "room      {:.2} bits at the tightest site ({}) above the calibration text; all: lamina eval",
+            site.headroom_bits, site.site
+        ))?;
+    }
     output.line(format!(
         "srs       {} ({})",
         srs.id(),
@@ -78,6 +87,7 @@ pub fn run(session: &Session, arguments: &PublishArgs) -> Result<()> {
         "tokens": plan.params.spec.tokens,
         "weight_bits": plan.params.spec.weight_bits,
         "weight_columns": plan.columns.weights,
+        "headroom": prepared.integers.headroom,
         "srs": srs.id(),
         "insecure_srs": srs.identity().insecure(),
     }))
