@@ -445,6 +445,63 @@ fn unsound_specifications_are_refused() {
     }
 }
 
+// S6: which token, head, lane and operation a row belongs to is fixed in the key, never in a witness: a row has
+// at most one kind, every selector, mask and link is a fixed column, and there is nothing else that selects.
+#[test]
+fn no_index_is_the_provers() {
+    let bench = bench();
+    let (layout, c) = (&bench.circuit.layout, &bench.columns);
+    for (at, row) in
+        layout.rows().map(|(_, row)| Some(row)).chain(std::iter::repeat(None)).take(layout.active).enumerate()
+    {
+        let on: Vec<usize> =
+            (0..Kind::ALL.len()).filter(|&kind| bench.fixed[c.kinds[kind].index()][at] != Fr::ZERO).collect();
+        let expected: Vec<usize> = Kind::ALL
+            .iter()
+            .position(|kind| row.is_some_and(|row| row.kind() == *kind))
+            .into_iter()
+            .collect();
+        assert_eq!(on, expected, "row {at}");
+        assert!(on.iter().all(|&kind| bench.fixed[c.kinds[kind].index()][at] == Fr::ONE), "row {at}");
+    }
+    // The causal mask is 0 or 1 and says `key <= token` on score rows.
+    for (at, (group, row)) in layout.rows().enumerate() {
+        let Row::Score { key, .. } = row else { continue };
+        for (lane, mask) in c.mask.iter().enumerate() {
+            let token = group.unwrap() * layout.lanes + lane;
+            let expected = if key <= token { Fr::ONE } else { Fr::ZERO };
+            assert_eq!(bench.fixed[mask.index()][at], expected, "token {token}, key {key}");
+        }
+    }
+    // No gate has a fixed selector's job done by advice: switched off rows hold whatever is in the advice columns.
+    let n = 1usize << layout.k;
+    for gate in bench.cs.gates() {
+        for formula in gate.polynomials() {
+            for row in layout.active + 1..n {
+                let noise = |index: usize, at: i32| {
+                    Fr::from((7919 * (index as u64 + 3)) ^ (row as u64 + 40) ^ (at + 9) as u64)
+                };
+                let value = formula.evaluate(
+                    &|c| c,
+                    &|_| Fr::ZERO,
+                    &|q| {
+                        bench.fixed[q.column_index()]
+                            [(row as i64 + i64::from(q.rotation().0)).rem_euclid(n as i64) as usize]
+                    },
+                    &|q| noise(q.column_index(), q.rotation().0),
+                    &|_| Fr::ZERO,
+                    &|c| bench.challenges[c.index()],
+                    &|a| -a,
+                    &|a, b| a + b,
+                    &|a, b| a * b,
+                    &|a, s| a * s,
+                );
+                assert_eq!(value, Fr::ZERO, "{} on blinding row {row}", gate.name());
+            }
+        }
+    }
+}
+
 // Parameters of a stranger's card: absurd sizes are refused before anything of that size is allocated.
 #[test]
 fn absurd_parameters_are_refused_cheaply() {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use halo2_proofs::{SerdeFormat, poly::kzg::commitment::ParamsKZG};
+use halo2_proofs::{SerdeFormat, halo2curves::bn256::Bn256, poly::kzg::commitment::ParamsKZG};
 use lamina_circuits::{
     block::{BlockCircuit, BlockParams},
     range::{RangeCircuit, RangeParams},
@@ -204,7 +204,7 @@ pub fn seed_srs() {
     for whole in [true, false] {
         seeds.push(with(0, &few.verifier_srs(whole).expect("sound").write()));
     }
-    let params = ParamsKZG::setup(3, ChaCha20Rng::seed_from_u64(1));
+    let params = ParamsKZG::<Bn256>::setup(3, ChaCha20Rng::seed_from_u64(1));
     for (mode, format) in [(2, SerdeFormat::Processed), (3, SerdeFormat::RawBytes)] {
         let mut bytes = Vec::new();
         params.write_custom(&mut bytes, format).expect("memory");
