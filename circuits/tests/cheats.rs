@@ -13,9 +13,10 @@ use lamina_circuits::{
     assign::BlockWitness,
     audit::{AuditError, determination},
     block::{BlockCircuit, Columns},
-    executor::{Trace, execute},
+    executor::{ExecError, Trace, execute},
     layout::{Layout, Norm, Row},
     logup::LogUp,
+    range::{RangeCircuit, RangeParams},
     rows::{A, B, C2, C3, C4, C5, C6, F, Kind, SLOTS, halves},
     slice::SliceCircuit,
     spec::{BlockSpec, Matrix, Shape},
@@ -314,6 +315,35 @@ fn errors_do_not_cancel() {
     }
 }
 
+// S8: out of range is an error of the executor, and a value that the witness clamps is rejected.
+#[test]
+fn a_clamp_in_the_witness_is_rejected() {
+    let bench = bench();
+    let spec = &bench.circuit.params.spec;
+    let largest = (1i64 << (spec.scales.act_bits - 1)) - 1;
+    let mut trace = execute(spec, &bench.weights, &bench.x).unwrap();
+    // What a prover does whose output is too large: the largest value, and the rest in the remainder.
+    let excess = largest as i32 - trace.output.q[0];
+    assert!(excess > 0, "the honest value is smaller");
+    trace.output.q[0] += excess;
+    trace.output.r[0] -= excess << spec.scales.ffn_out_shift;
+    let ids = bench.violated(&laid_out(&bench, &trace));
+    assert_eq!(ids, ["lookup/5"], "only the remainder's range objects");
+    // The executor says so instead.
+    let mut weights = bench.weights.clone();
+    for matrix in [&mut weights.v, &mut weights.o, &mut weights.up, &mut weights.gate, &mut weights.down] {
+        for entry in Arc::make_mut(&mut matrix.data) {
+            *entry = if *entry < 0 { -127 } else { 127 };
+        }
+    }
+    let x = vec![largest as i32; bench.x.len()];
+    let error = execute(spec, &weights, &x).unwrap_err();
+    assert!(
+        matches!(error, ExecError::OutOfRange { value, min, max, .. } if value < min || value > max),
+        "{error}"
+    );
+}
+
 // S10, S31: one product computed with another weight, everything downstream consistent with it.
 #[test]
 fn a_wrong_product_consistent_downstream_is_rejected() {
@@ -510,6 +540,21 @@ fn absurd_parameters_are_refused_cheaply() {
     params.spec.tokens = 64;
     let refused = <BlockCircuit as SliceCircuit>::check(&params).unwrap_err();
     assert_eq!(refused.reason, "the block does not fit its rows");
+    // Found by fuzzing cards: columns whose number alone takes the library minutes.
+    params = testing::tiny_params();
+    params.spec.tokens = 1 << 10;
+    params.lanes = 1 << 10;
+    params.k = 16;
+    let refused = <BlockCircuit as SliceCircuit>::check(&params).unwrap_err();
+    assert_eq!(refused.reason, "the block has too many columns");
+    for range in [
+        RangeParams { columns: 1 << 15, bits: 8, k: 9 },
+        RangeParams { columns: usize::MAX, bits: 8, k: 9 },
+        RangeParams { columns: 1, bits: 16, k: 4 },
+    ] {
+        let refused = <RangeCircuit as SliceCircuit>::check(&range).unwrap_err();
+        assert_eq!(refused.reason, "unsupported size of a range circuit", "{range:?}");
+    }
     params.k = 30;
     assert_eq!(<BlockCircuit as SliceCircuit>::check(&params).unwrap_err().reason, "k is above 20");
     params.k = 9;

@@ -31,7 +31,8 @@ pub fn joined(config: &[u8], tokenizer: &[u8], weights: &[u8]) -> Vec<u8> {
 /// The parts of [`joined`]; short inputs have short parts.
 pub fn parts(data: &[u8]) -> [&[u8]; 3] {
     let (lengths, rest) = data.split_at(data.len().min(4));
-    let length = |at: usize| lengths.get(at..at + 2).map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]])));
+    let length =
+        |at: usize| lengths.get(at..at + 2).map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]])));
     let (config, rest) = rest.split_at(length(0).min(rest.len()));
     let (tokenizer, weights) = rest.split_at(length(2).min(rest.len()));
     [config, tokenizer, weights]

@@ -34,7 +34,8 @@ pub fn elements(data: &mut [u8], size: usize, max_size: usize, seed: u32, width:
         3 => data[to..to + width].fill(0),
         4 => {
             let point = (G1Affine::generator() * Fr::from(rng.next_u64())).into();
-            data[to..to + 32.min(width)].copy_from_slice(&G1Affine::to_bytes(&point).as_ref()[..32.min(width)]);
+            data[to..to + 32.min(width)]
+                .copy_from_slice(&G1Affine::to_bytes(&point).as_ref()[..32.min(width)]);
         }
         5 => {
             let scalar = if rng.next_u32() & 1 == 0 { -Fr::ONE } else { Fr::from(rng.next_u64()) };

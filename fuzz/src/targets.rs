@@ -19,8 +19,8 @@ use lamina_verifier::{
     key::{SliceKey, key_digest, write_key},
     srs::VerifierSrs,
     verify::{
-        BoundaryExpectation, ChainExpectation, Expectation, PublicationReceipt, verify_chain, verify_publication,
-        verify_slice,
+        BoundaryExpectation, ChainExpectation, Expectation, PublicationReceipt, verify_chain,
+        verify_publication, verify_slice,
     },
 };
 use rand_chacha::ChaCha20Rng;
@@ -139,8 +139,9 @@ pub fn key(data: &[u8]) {
             let mut bytes = rest.to_vec();
             if bytes.len() >= 74 {
                 let (head, body) = bytes.split_at_mut(74);
-                head[10..]
-                    .copy_from_slice(blake2b_simd::Params::new().personal(b"lamina-pkey-v1").hash(body).as_bytes());
+                head[10..].copy_from_slice(
+                    blake2b_simd::Params::new().personal(b"lamina-pkey-v1").hash(body).as_bytes(),
+                );
             }
             if let Ok(key) = ProvingKey::read::<RangeCircuit>(&mut &*bytes, small_range(), None) {
                 let mut again = Vec::new();

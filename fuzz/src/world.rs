@@ -27,8 +27,8 @@ use lamina_verifier::{
     G1Affine,
     boundary::{BoundaryReference, OpenBoundary},
     card::{
-        Architecture, CARD_FORMAT, Card, CircuitEntry, Commitment, InsecureSrs, KeyBytes, KindEntry, ModelCard,
-        Quantisation, SliceEntry, SrsReference,
+        Architecture, CARD_FORMAT, Card, CircuitEntry, Commitment, InsecureSrs, KeyBytes, KindEntry,
+        ModelCard, Quantisation, SliceEntry, SrsReference,
     },
     context::Context,
     hash::{Digest, ModelId, NodeId, ProtocolId, RequestId},
@@ -128,7 +128,8 @@ fn entry<P>(vk: &VerifyingKey<G1Affine>, params: P) -> CircuitEntry<P> {
 
 fn make(folder: &Path) {
     fs::create_dir_all(folder).expect("the folder is writable");
-    let write = |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).expect("the folder is writable");
+    let write =
+        |name: &str, bytes: &[u8]| fs::write(folder.join(name), bytes).expect("the folder is writable");
     let params = params();
     let srs = Srs::generate_insecure(params.k).expect("a small string");
     let verifier_srs = srs.verifier_srs(true).expect("consistent");
@@ -178,13 +179,14 @@ fn make(folder: &Path) {
     let loaded = BlockCard::load(&json, InsecureSrs::Accept).expect("sound");
     let model = loaded.model();
     let cpu = Cpu::default();
-    let prove = |key: &ProvingKey, draft: Draft<'_>, witness: &dyn witness::Witness, committed: &[Committed]| {
-        let proved = Prover::from_bases(srs.bases(), srs.identity().tau_g2(), key, &cpu)
-            .expect("one size")
-            .prove(witness, &[draft.instance().to_vec()], committed, &mut Blinding::new(), &Silent)
-            .expect("an honest witness");
-        draft.seal(&verifier_srs, proved.proof, &proved.deltas).expect("linked")
-    };
+    let prove =
+        |key: &ProvingKey, draft: Draft<'_>, witness: &dyn witness::Witness, committed: &[Committed]| {
+            let proved = Prover::from_bases(srs.bases(), srs.identity().tau_g2(), key, &cpu)
+                .expect("one size")
+                .prove(witness, &[draft.instance().to_vec()], committed, &mut Blinding::new(), &Silent)
+                .expect("an honest witness");
+            draft.seal(&verifier_srs, proved.proof, &proved.deltas).expect("linked")
+        };
     let linked = BlockCircuit::linked(&params);
     type Border = (BoundaryReference, Vec<Vec<Fr>>);
     let slice = |index: u32, x: &[i32], input: &Border, output: &Border| {
@@ -203,11 +205,7 @@ fn make(folder: &Path) {
             [(input, linked.boundary_in.start), (output, linked.boundary_out.start)]
         {
             for (at, (commitment, tail)) in reference.columns.iter().zip(tails).enumerate() {
-                committed.push(Committed {
-                    column: first + at,
-                    commitment: *commitment,
-                    tail: tail.clone(),
-                });
+                committed.push(Committed { column: first + at, commitment: *commitment, tail: tail.clone() });
             }
         }
         committed.extend(own.committed(linked.weights.start));

@@ -28,7 +28,18 @@ pub struct Session {
     pub existing: Existing,
 }
 
+/// Keeps weights and activations out of core files: a process that dies leaves none.
+fn refuse_core_files() {
+    #[cfg(unix)]
+    {
+        use rustix::process::{Resource, Rlimit, setrlimit};
+        // A system that does not let a process lower its own limit has none to lower.
+        let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    }
+}
+
 fn main() -> ExitCode {
+    refuse_core_files();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
