@@ -127,7 +127,7 @@ fn corrupted_keys_have_exact_errors() {
     assert!(matches!(read(&honest, &params).unwrap_err(), KeyError::Params(_)));
 }
 
-/// S30, found by fuzzing: the library's reader of verifying keys panics, or never ends, on sizes it does not expect.
+/// S30, found by fuzzing: the library's reader of verifying keys panics on sizes it does not expect.
 #[test]
 fn hostile_proving_keys_have_errors() {
     let params = RangeParams { columns: 1, bits: 2, k: 5 };
