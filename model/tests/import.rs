@@ -369,5 +369,14 @@ fn ids_are_checked() {
     assert!(matches!(error, ForwardError::TokenId { position: 1, id: 27, vocab: 27 }), "{error}");
     let error = from_safetensors_bytes(CONFIG, WEIGHTS, Some(b"{}")).expect_err("no tokenizer");
     assert!(matches!(error, ImportError::Tokenizer(_)), "{error}");
+    // Found by fuzzing: the library panics on errors of syntax in a decoder.
+    for broken in [
+        &br#"{"decoder": x}"#[..],
+        br#"{"version": "1.0", "decoder": {"type": "Fuse", }}"#,
+        b"{\"decoder\": ",
+    ] {
+        let error = from_safetensors_bytes(CONFIG, WEIGHTS, Some(broken)).expect_err("no JSON");
+        assert!(matches!(error, ImportError::Tokenizer(_)), "{error}");
+    }
     assert!(from_safetensors_bytes(CONFIG, WEIGHTS, Some(TOKENIZER)).is_ok());
 }
