@@ -27,6 +27,9 @@ impl TextTokenizer {
     /// # Errors
     /// The description does not parse, or has an id that is not below `vocab`.
     pub fn from_json(bytes: &[u8], vocab: usize) -> Result<Self, TokenizerError> {
+        // The library panics on some errors of syntax.
+        serde_json::from_slice::<IgnoredAny>(bytes)
+            .map_err(|source| TokenizerError::Parse { source: source.into() })?;
         let mut tokenizer =
             contained(|| Tokenizer::from_bytes(bytes)).map_err(|source| TokenizerError::Parse { source })?;
         // Padding and truncation are the caller's, and counted: never the file's.

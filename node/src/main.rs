@@ -32,9 +32,9 @@ pub struct Session {
 fn refuse_core_files() {
     #[cfg(unix)]
     {
-        use rustix::process::{Resource, Rlimit, setrlimit};
-        // A system that does not let a process lower its own limit has none to lower.
-        let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+        use nix::sys::resource::{Resource, setrlimit};
+        // Every process may lower its own limits.
+        let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     }
 }
 
