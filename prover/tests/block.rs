@@ -587,11 +587,11 @@ impl RngCore for Stuck {
 #[test]
 fn equal_commitments_with_different_evaluations_are_refused() {
     // All weights are equal and fill their rows, so two weight columns are equal; so is their fresh blinding.
-    let params = testing::params(Shape { hidden: 4, ffn: 4, heads: 2, kv_heads: 2, head_dim: 2 }, 4, 2, 9);
+    let params = testing::params(Shape { hidden: 8, ffn: 24, heads: 4, kv_heads: 4, head_dim: 2 }, 4, 2, 9);
     let mut weights = testing::weights(&params.spec, 1, 60);
     let w = &mut weights;
     for matrix in [&mut w.q, &mut w.k, &mut w.v, &mut w.o, &mut w.gate, &mut w.up, &mut w.down] {
-        matrix.data = Arc::new(vec![3; matrix.data.len()]);
+        matrix.data = Arc::new(vec![1; matrix.data.len()]);
     }
     let w = World::publish(params, vec![weights.clone(), weights]);
     assert!(w.layout().weight_lanes > 1 && w.columns[0][0] == w.columns[0][1], "equal columns");
