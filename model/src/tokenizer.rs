@@ -6,7 +6,6 @@ use std::{
     sync::Arc,
 };
 
-use serde::de::IgnoredAny;
 use tokenizers::Tokenizer;
 
 use crate::error::TokenizerError;
@@ -27,8 +26,8 @@ impl TextTokenizer {
     /// # Errors
     /// The description does not parse, or has an id that is not below `vocab`.
     pub fn from_json(bytes: &[u8], vocab: usize) -> Result<Self, TokenizerError> {
-        // The library panics on some errors of syntax.
-        serde_json::from_slice::<IgnoredAny>(bytes)
+        // The library panics on some errors of syntax, of strings too: `IgnoredAny` would pass those over.
+        serde_json::from_slice::<serde_json::Value>(bytes)
             .map_err(|source| TokenizerError::Parse { source: source.into() })?;
         let mut tokenizer =
             contained(|| Tokenizer::from_bytes(bytes)).map_err(|source| TokenizerError::Parse { source })?;
