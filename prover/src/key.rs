@@ -136,7 +136,7 @@ impl ProvingKey {
             return Err(KeyError::Length { field: "verifying key", expected: length, actual: rest.len() });
         }
         let (bytes, mut rest) = rest.split_at(length);
-        let vk = read_vk::<C>(bytes, params)?;
+        let vk = read_vk::<C>(bytes, rest.len(), params)?;
         let n = 1usize << vk.get_domain().k();
         let fixed = read_columns(&mut rest, "fixed", vk.fixed_commitments().len(), n)?;
         let permuted = vk.permutation().commitments().len();
@@ -153,13 +153,18 @@ impl ProvingKey {
 /// ```text
 /// version u8 = 2 | k u32 | selectors compressed u8 = 0 | fixed columns u32 | points
 /// ```
-fn read_vk<C: Circuit<Fr>>(bytes: &[u8], params: C::Params) -> Result<VerifyingKey<G1Affine>, KeyError> {
+fn read_vk<C: Circuit<Fr>>(
+    bytes: &[u8],
+    columns_bytes: usize,
+    params: C::Params,
+) -> Result<VerifyingKey<G1Affine>, KeyError> {
     let wrong = KeyError::Encoding { field: "verifying key" };
     let mut head = bytes;
     let [version] = take::<1>(&mut head, "verifying key")?;
     let k = u32::from_le_bytes(take(&mut head, "verifying key")?);
     let [compressed] = take::<1>(&mut head, "verifying key")?;
-    if version != 2 || !LOG_N_RANGE.contains(&k) || compressed != 0 {
+    // The library's tables grow with `k`; a column has at least two bytes a row.
+    if version != 2 || !LOG_N_RANGE.contains(&k) || compressed != 0 || (2usize << k) > columns_bytes {
         return Err(wrong);
     }
     let vk = VerifyingKey::read::<_, C>(&mut &*bytes, SerdeFormat::Processed, params)?;
