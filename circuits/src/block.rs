@@ -19,7 +19,7 @@ use crate::{
     layout::{Layout, LayoutError, Link, Port, Row},
     logup::{LogUp, signed, tuple},
     rows::{self, Algebra, Challenges, F, Kind, LOOKUPS, Programs, RowView, SLOTS, combination, int, power},
-    slice::{LinkedColumns, RefusedParams, SliceCircuit},
+    slice::{LinkedColumns, MAX_COLUMNS, RefusedParams, SliceCircuit},
     spec::BlockSpec,
     tables::{self, Table},
     witness::{self, Witness},
@@ -696,7 +696,14 @@ impl SliceCircuit for BlockCircuit {
             return Err(RefusedParams { reason: "k is above 20" });
         }
         match params.layout() {
-            Ok(_) => Ok(()),
+            Ok(layout) => {
+                let [cells, tables] = [SLOTS.saturating_mul(layout.lanes), layout.table_columns()];
+                let linked = layout.weight_lanes.saturating_add(2 * layout.boundary_columns);
+                if cells.saturating_add(tables).saturating_add(linked) > MAX_COLUMNS {
+                    return Err(RefusedParams { reason: "the block has too many columns" });
+                }
+                Ok(())
+            }
             Err(LayoutError::Spec(_)) => {
                 Err(RefusedParams { reason: "the block's specification breaks a static bound" })
             }

@@ -20,7 +20,7 @@ use crate::{
     layout::UNUSABLE_ROWS,
     logup::{ARITY, LogUp, inverses, signed, tuple},
     rows::int,
-    slice::{LinkedColumns, RefusedParams, SliceCircuit},
+    slice::{LinkedColumns, MAX_COLUMNS, RefusedParams, SliceCircuit},
     witness::{self, Witness},
 };
 
@@ -56,10 +56,12 @@ impl RangeParams {
     /// Checks that the circuit exists.
     ///
     /// # Errors
-    /// Zero columns, a width outside 2 to 16, or `k` outside 4 to 24.
+    /// Zero columns, a width outside 2 to 16, `k` outside 4 to 24, or more than [`MAX_COLUMNS`] columns.
     pub fn check(&self) -> Result<(), RangeParamsError> {
         let &RangeParams { columns, bits, k } = self;
-        if columns == 0 || columns > 1 << 16 || !(2..=16).contains(&bits) || !(4..=24).contains(&k) {
+        let sound = columns > 0 && (2..=16).contains(&bits) && (4..=24).contains(&k);
+        // A width that is sound has a number of tables.
+        if !sound || columns.saturating_add(self.tables()) > MAX_COLUMNS {
             return Err(RangeParamsError::Unsupported { columns, bits, k });
         }
         Ok(())

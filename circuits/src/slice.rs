@@ -7,6 +7,10 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::Fr;
 
+/// Advice columns of phase 0 of the largest circuit: the library's bookkeeping is quadratic in them, and whoever
+/// writes a card chooses their number.
+pub const MAX_COLUMNS: usize = 4096;
+
 /// The advice columns whose commitments the link proof ties to commitments from outside.
 ///
 /// `protocol.md` section 7. Every range counts *advice column indices*; the columns are in phase 0, the

@@ -7,8 +7,12 @@ use std::{
 };
 
 use common::Bench;
+use ff::Field;
+use halo2_proofs::plonk::{Advice, Column, Expression, Fixed};
 use lamina_circuits::{
-    block::BlockParams,
+    Fr,
+    block::{BlockParams, copies},
+    ids::intern,
     layout::Row,
     rows::{Kind, SLOTS},
     testing,
@@ -103,10 +107,180 @@ fn every_cell_of_a_small_block_is_constrained() {
         let ids: Vec<_> = ids.into_iter().collect();
         table += &format!("{kind:?} {slot}: {}\n", ids.join(" "));
     }
-    // `LAMINA_BLESS=1 cargo nextest run -p lamina-circuits` rewrites the pinned table.
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/audit.txt");
+    pinned("audit.txt", &table);
+}
+
+/// One relation of a gate, and where it reads advice.
+struct Relation<'a> {
+    id: &'static str,
+    formula: &'a Expression<Fr>,
+    reads: BTreeSet<(usize, i32)>,
+}
+
+fn relations(bench: &Bench) -> Vec<Relation<'_>> {
+    let union = |mut a: BTreeSet<_>, b| {
+        a.extend(b);
+        a
+    };
+    bench
+        .cs
+        .gates()
+        .iter()
+        .flat_map(|gate| {
+            gate.polynomials().iter().map(|formula| Relation {
+                id: intern(gate.name()),
+                formula,
+                reads: formula.evaluate(
+                    &|_| BTreeSet::new(),
+                    &|_| BTreeSet::new(),
+                    &|_| BTreeSet::new(),
+                    &|q| BTreeSet::from([(q.column_index(), q.rotation().0)]),
+                    &|_| BTreeSet::new(),
+                    &|_| BTreeSet::new(),
+                    &|a| a,
+                    &union,
+                    &union,
+                    &|a, _| a,
+                ),
+            })
+        })
+        .collect()
+}
+
+/// The class of an advice column.
+fn class(bench: &Bench, column: usize) -> String {
+    let c = &bench.columns;
+    let is = |columns: &[Column<Advice>]| columns.iter().any(|one| one.index() == column);
+    for (name, columns) in [
+        ("boundary in", &c.boundary_in[..]),
+        ("boundary out", &c.boundary_out),
+        ("weight", &c.weights),
+        ("a_in", &[c.a_in]),
+        ("a_out", &[c.a_out]),
+        ("a_x", &[c.a_x]),
+        ("a_s", &[c.a_s]),
+        ("wa", &[c.wa]),
+        ("wb", &[c.wb]),
+        ("acc", &[c.acc]),
+        ("multiplicity", &c.logup.multiplicities),
+        ("helper", &c.logup.helpers),
+        ("table helper", &c.logup.table_helpers),
+        ("running sum", &[c.logup.sum]),
+    ] {
+        if is(columns) {
+            return name.to_owned();
+        }
+    }
+    let slot = c.cells.iter().position(|lanes| is(lanes)).unwrap();
+    format!("cell {}", ["a", "b", "c2", "c3", "c4", "c5", "c6", "f"][slot])
+}
+
+/// Why a cell may be what it likes; a cell without a reason must be bound.
+fn reason(bench: &Bench, advice: &[Vec<Fr>], class: &str, row: usize) -> Option<&'static str> {
+    let layout = &bench.circuit.layout;
+    let kind = layout.rows().nth(row).map(|(_, row)| row.kind());
+    let off = |column: Column<Fixed>| bench.fixed[column.index()][row] == Fr::ZERO;
+    let reads = |slot: usize| kind.is_some_and(|kind| !idle(kind, slot));
+    match class {
+        _ if row > layout.active => Some("blinding: random in every proof, no gate is on"),
+        "running sum" => None,
+        _ if row == layout.active => Some("the row of the closed sums: only the running sum is read there"),
+        "cell f" if !reads(7) => {
+            Some("the factor of a row that has none: read by no relation, never looked up")
+        }
+        "weight" if off(bench.columns.on_weights) => Some("no product reads this row"),
+        "weight" if advice[bench.columns.wa.index()][row] == Fr::ZERO => {
+            Some("its input is zero for every token: it changes no output, and its commitment is published")
+        }
+        "boundary in" | "boundary out" if row >= layout.boundary_tokens * layout.spec.shape.hidden => {
+            Some("below the boundary: not accumulated")
+        }
+        "wa" if off(bench.columns.on_weights) && off(bench.columns.on_pairs) => {
+            Some("no product on this row, and the next one is no multiple of it")
+        }
+        "wb" if off(bench.columns.on_pairs) && off(bench.columns.chain) => {
+            Some("no product and no chain on this row")
+        }
+        _ => None,
+    }
+}
+
+/// Every advice cell of every row, phase 1 and idle rows included, changed by one with nothing recomputed: some
+/// constraint rejects it, or `reason` says why none needs to.
+#[test]
+fn every_assigned_cell_is_rejected_or_argued() {
+    let bench = Bench::new(&testing::tiny_params(), 3);
+    let advice = bench.advice(&bench.honest);
+    let n = 1usize << bench.circuit.params.k;
+    let relations = relations(&bench);
+    let wrap = |row: usize, rotation: i32| (row as i64 + i64::from(rotation)).rem_euclid(n as i64) as usize;
+    let holds = |relation: &Relation<'_>, row: usize, changed: (usize, usize)| {
+        let value = relation.formula.evaluate(
+            &|c| c,
+            &|_| Fr::ZERO,
+            &|q| bench.fixed[q.column_index()][wrap(row, q.rotation().0)],
+            &|q| {
+                let (column, row) = (q.column_index(), wrap(row, q.rotation().0));
+                advice[column][row] + if (column, row) == changed { Fr::ONE } else { Fr::ZERO }
+            },
+            &|_| Fr::ZERO,
+            &|c| bench.challenges[c.index()],
+            &|a| -a,
+            &|a, b| a + b,
+            &|a, b| a * b,
+            &|a, s| a * s,
+        );
+        value == Fr::ZERO
+    };
+    let mut copied = BTreeSet::new();
+    for (one, other) in copies(&bench.circuit.layout) {
+        copied.extend([one, other].map(|(port, row)| (bench.columns.port(port).index(), row)));
+    }
+    // Per class: how many cells, who rejects, and how many are free for which reason.
+    let mut rejecting: BTreeMap<String, BTreeMap<&str, usize>> = BTreeMap::new();
+    let mut free: BTreeMap<(String, &str), usize> = BTreeMap::new();
+    for column in 0..advice.len() {
+        let class = class(&bench, column);
+        for row in 0..n {
+            let mut ids = BTreeSet::new();
+            for relation in &relations {
+                for (_, rotation) in relation.reads.iter().filter(|(read, _)| *read == column) {
+                    if !ids.contains(relation.id) && !holds(relation, wrap(row, -rotation), (column, row)) {
+                        ids.insert(relation.id);
+                    }
+                }
+            }
+            if copied.contains(&(column, row)) {
+                ids.insert("copy");
+            }
+            if ids.is_empty() {
+                let reason = reason(&bench, &advice, &class, row);
+                let reason = reason.unwrap_or_else(|| panic!("{class}, row {row}: nothing rejects a change"));
+                *free.entry((class.clone(), reason)).or_default() += 1;
+            }
+            let entry = rejecting.entry(class.clone()).or_default();
+            ids.into_iter().for_each(|id| *entry.entry(id).or_default() += 1);
+        }
+    }
+    let mut table = String::from(
+        "# advice cells, changed by one with nothing recomputed: how many each constraint rejects\n",
+    );
+    for (class, ids) in rejecting {
+        let ids: Vec<_> = ids.into_iter().map(|(id, count)| format!("{id} {count}")).collect();
+        table += &format!("{class}: {}\n", ids.join(", "));
+    }
+    table += "# cells that nothing rejects, and why nothing needs to\n";
+    for ((class, reason), count) in free {
+        table += &format!("{class}: {count}: {reason}\n");
+    }
+    pinned("cells.txt", &table);
+}
+
+/// Holds a table against its pinned file; `LAMINA_BLESS=1 cargo nextest run -p lamina-circuits` rewrites that.
+fn pinned(name: &str, table: &str) {
+    let path = format!("{}/tests/{name}", env!("CARGO_MANIFEST_DIR"));
     if std::env::var_os("LAMINA_BLESS").is_some() {
-        std::fs::write(path, &table).unwrap();
+        std::fs::write(&path, table).unwrap();
     }
     assert_eq!(table, std::fs::read_to_string(path).unwrap());
 }

@@ -13,9 +13,10 @@ use lamina_circuits::{
     assign::BlockWitness,
     audit::{AuditError, determination},
     block::{BlockCircuit, Columns},
-    executor::{Trace, execute},
+    executor::{ExecError, Trace, execute},
     layout::{Layout, Norm, Row},
     logup::LogUp,
+    range::{RangeCircuit, RangeParams},
     rows::{A, B, C2, C3, C4, C5, C6, F, Kind, SLOTS, halves},
     slice::SliceCircuit,
     spec::{BlockSpec, Matrix, Shape},
@@ -314,6 +315,35 @@ fn errors_do_not_cancel() {
     }
 }
 
+// S8: out of range is an error of the executor, and a value that the witness clamps is rejected.
+#[test]
+fn a_clamp_in_the_witness_is_rejected() {
+    let bench = bench();
+    let spec = &bench.circuit.params.spec;
+    let largest = (1i64 << (spec.scales.act_bits - 1)) - 1;
+    let mut trace = execute(spec, &bench.weights, &bench.x).unwrap();
+    // What a prover does whose output is too large: the largest value, and the rest in the remainder.
+    let excess = largest as i32 - trace.output.q[0];
+    assert!(excess > 0, "the honest value is smaller");
+    trace.output.q[0] += excess;
+    trace.output.r[0] -= excess << spec.scales.ffn_out_shift;
+    let ids = bench.violated(&laid_out(&bench, &trace));
+    assert_eq!(ids, ["lookup/5"], "only the remainder's range objects");
+    // The executor says so instead.
+    let mut weights = bench.weights.clone();
+    for matrix in [&mut weights.v, &mut weights.o, &mut weights.up, &mut weights.gate, &mut weights.down] {
+        for entry in Arc::make_mut(&mut matrix.data) {
+            *entry = if *entry < 0 { -127 } else { 127 };
+        }
+    }
+    let x = vec![largest as i32; bench.x.len()];
+    let error = execute(spec, &weights, &x).unwrap_err();
+    assert!(
+        matches!(error, ExecError::OutOfRange { value, min, max, .. } if value < min || value > max),
+        "{error}"
+    );
+}
+
 // S10, S31: one product computed with another weight, everything downstream consistent with it.
 #[test]
 fn a_wrong_product_consistent_downstream_is_rejected() {
@@ -445,6 +475,63 @@ fn unsound_specifications_are_refused() {
     }
 }
 
+// S6: which token, head, lane and operation a row belongs to is fixed in the key, never in a witness: a row has
+// at most one kind, every selector, mask and link is a fixed column, and there is nothing else that selects.
+#[test]
+fn no_index_is_the_provers() {
+    let bench = bench();
+    let (layout, c) = (&bench.circuit.layout, &bench.columns);
+    for (at, row) in
+        layout.rows().map(|(_, row)| Some(row)).chain(std::iter::repeat(None)).take(layout.active).enumerate()
+    {
+        let on: Vec<usize> =
+            (0..Kind::ALL.len()).filter(|&kind| bench.fixed[c.kinds[kind].index()][at] != Fr::ZERO).collect();
+        let expected: Vec<usize> = Kind::ALL
+            .iter()
+            .position(|kind| row.is_some_and(|row| row.kind() == *kind))
+            .into_iter()
+            .collect();
+        assert_eq!(on, expected, "row {at}");
+        assert!(on.iter().all(|&kind| bench.fixed[c.kinds[kind].index()][at] == Fr::ONE), "row {at}");
+    }
+    // The causal mask is 0 or 1 and says `key <= token` on score rows.
+    for (at, (group, row)) in layout.rows().enumerate() {
+        let Row::Score { key, .. } = row else { continue };
+        for (lane, mask) in c.mask.iter().enumerate() {
+            let token = group.unwrap() * layout.lanes + lane;
+            let expected = if key <= token { Fr::ONE } else { Fr::ZERO };
+            assert_eq!(bench.fixed[mask.index()][at], expected, "token {token}, key {key}");
+        }
+    }
+    // No gate has a fixed selector's job done by advice: switched off rows hold whatever is in the advice columns.
+    let n = 1usize << layout.k;
+    for gate in bench.cs.gates() {
+        for formula in gate.polynomials() {
+            for row in layout.active + 1..n {
+                let noise = |index: usize, at: i32| {
+                    Fr::from((7919 * (index as u64 + 3)) ^ (row as u64 + 40) ^ (at + 9) as u64)
+                };
+                let value = formula.evaluate(
+                    &|c| c,
+                    &|_| Fr::ZERO,
+                    &|q| {
+                        bench.fixed[q.column_index()]
+                            [(row as i64 + i64::from(q.rotation().0)).rem_euclid(n as i64) as usize]
+                    },
+                    &|q| noise(q.column_index(), q.rotation().0),
+                    &|_| Fr::ZERO,
+                    &|c| bench.challenges[c.index()],
+                    &|a| -a,
+                    &|a, b| a + b,
+                    &|a, b| a * b,
+                    &|a, s| a * s,
+                );
+                assert_eq!(value, Fr::ZERO, "{} on blinding row {row}", gate.name());
+            }
+        }
+    }
+}
+
 // Parameters of a stranger's card: absurd sizes are refused before anything of that size is allocated.
 #[test]
 fn absurd_parameters_are_refused_cheaply() {
@@ -453,6 +540,22 @@ fn absurd_parameters_are_refused_cheaply() {
     params.spec.tokens = 64;
     let refused = <BlockCircuit as SliceCircuit>::check(&params).unwrap_err();
     assert_eq!(refused.reason, "the block does not fit its rows");
+    // Found by fuzzing cards: columns whose number alone takes the library minutes.
+    params = testing::tiny_params();
+    params.spec.scales = testing::wide_scales(params.spec.shape.hidden);
+    params.spec.tokens = 512;
+    params.lanes = 512;
+    params.k = 20;
+    let refused = <BlockCircuit as SliceCircuit>::check(&params).unwrap_err();
+    assert_eq!(refused.reason, "the block has too many columns");
+    for range in [
+        RangeParams { columns: 1 << 15, bits: 8, k: 9 },
+        RangeParams { columns: usize::MAX, bits: 8, k: 9 },
+        RangeParams { columns: 1, bits: 16, k: 4 },
+    ] {
+        let refused = <RangeCircuit as SliceCircuit>::check(&range).unwrap_err();
+        assert_eq!(refused.reason, "unsupported size of a range circuit", "{range:?}");
+    }
     params.k = 30;
     assert_eq!(<BlockCircuit as SliceCircuit>::check(&params).unwrap_err().reason, "k is above 20");
     params.k = 9;

@@ -76,3 +76,37 @@ fn the_verifier_is_light() {
         assert!(!all[ours].contains("rayon"), "{ours} depends on rayon without being asked to");
     }
 }
+
+/// Cheating witnesses and provers are for tests: no binary has them, by default or through anything it depends on.
+#[test]
+fn no_binary_can_cheat() {
+    let all = metadata();
+    for package in all["packages"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        if !LAW.iter().any(|(ours, _)| *ours == name) {
+            continue;
+        }
+        let features = package["features"].as_object().unwrap();
+        let enables = |feature: &str| features[feature].to_string().contains("cheat");
+        assert_eq!(
+            features.contains_key("cheat"),
+            ["lamina-circuits", "lamina-prover"].contains(&name),
+            "{name}"
+        );
+        for feature in features.keys().filter(|feature| *feature != "cheat") {
+            assert!(!enables(feature), "{name}: {feature} enables cheating");
+        }
+        for dependency in package["dependencies"].as_array().unwrap() {
+            assert!(!dependency["features"].to_string().contains("cheat"), "{name} asks for cheating");
+        }
+    }
+    // What cargo resolves for the command as it is released.
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--package", "lamina", "--edges", "normal,build,features", "--locked", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let tree = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success() && tree.contains("lamina-prover"), "{tree}");
+    assert!(!tree.contains("cheat"), "{tree}");
+}

@@ -1,6 +1,10 @@
 //! Text to token ids and back.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    panic::{self, AssertUnwindSafe},
+    sync::Arc,
+};
 
 use tokenizers::Tokenizer;
 
@@ -22,8 +26,11 @@ impl TextTokenizer {
     /// # Errors
     /// The description does not parse, or has an id that is not below `vocab`.
     pub fn from_json(bytes: &[u8], vocab: usize) -> Result<Self, TokenizerError> {
+        // The library panics on some errors of syntax, of strings too: `IgnoredAny` would pass those over.
+        serde_json::from_slice::<serde_json::Value>(bytes)
+            .map_err(|source| TokenizerError::Parse { source: source.into() })?;
         let mut tokenizer =
-            Tokenizer::from_bytes(bytes).map_err(|source| TokenizerError::Parse { source })?;
+            contained(|| Tokenizer::from_bytes(bytes)).map_err(|source| TokenizerError::Parse { source })?;
         // Padding and truncation are the caller's, and counted: never the file's.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|source| TokenizerError::Parse { source })?;
@@ -39,7 +46,8 @@ impl TextTokenizer {
     /// # Errors
     /// The text holds a symbol that the vocabulary can't express.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.0.encode_fast(text, false).map_err(|source| TokenizerError::Encode { source })?;
+        let encoding = contained(|| self.0.encode_fast(text, false))
+            .map_err(|source| TokenizerError::Encode { source })?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -48,6 +56,13 @@ impl TextTokenizer {
     /// # Errors
     /// The decoder fails on the pieces.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
-        self.0.decode(ids, true).map_err(|source| TokenizerError::Decode { source })
+        contained(|| self.0.decode(ids, true)).map_err(|source| TokenizerError::Decode { source })
     }
+}
+
+/// Runs the library, which panics on some descriptions that it should refuse: a panic of it is its error.
+fn contained<T>(action: impl FnOnce() -> Result<T, tokenizers::Error>) -> Result<T, tokenizers::Error> {
+    // What the library leaves behind is dropped, or is a tokenizer that is only read.
+    panic::catch_unwind(AssertUnwindSafe(action))
+        .unwrap_or_else(|_| Err("the tokenizer library panicked on this description".into()))
 }

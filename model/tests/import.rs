@@ -287,6 +287,36 @@ fn broken_gguf_never_panics() {
     assert!(matches!(error, ImportError::TooLarge { .. }), "{error}");
 }
 
+// Found while fuzzing: a tensor of nothing that lies beyond the end.
+#[test]
+fn empty_tensors_may_lie_anywhere() {
+    for offset in [1u64 << 20, u64::MAX] {
+        let mut w = Writer::new();
+        w.tensor("nothing", &[0], &[], 0);
+        let at = w.directory.len() - 8;
+        w.directory[at..].copy_from_slice(&offset.to_le_bytes());
+        let error = from_gguf_bytes(&w.bytes(), None).expect_err("no model");
+        assert!(matches!(&error, ImportError::MissingField { .. }), "{error}");
+    }
+}
+
+// Found while fuzzing: a message that was put together for every string of an array, whether it failed or not,
+// out of a key of any length.
+#[test]
+fn long_keys_cost_what_they_weigh() {
+    let started = std::time::Instant::now();
+    let values = vec![""; 1 << 17];
+    let mut w = Writer::new();
+    w.texts(&"k".repeat(1 << 16), &values);
+    let error = from_gguf_bytes(&w.bytes(), None).expect_err("keys have at most 65535 bytes");
+    assert!(matches!(&error, ImportError::TooLarge { limit: 65_535, .. }), "{error}");
+    // 2^17 copies of 2^16 bytes are seconds; none of them is a moment.
+    let mut w = Writer::new();
+    w.texts(&"k".repeat((1 << 16) - 1), &values);
+    assert!(matches!(from_gguf_bytes(&w.bytes(), None), Err(ImportError::MissingField { .. })));
+    assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
+}
+
 #[test]
 fn gguf_features_that_are_not_proved_are_named() {
     let mut w = Writer::new();
@@ -339,5 +369,14 @@ fn ids_are_checked() {
     assert!(matches!(error, ForwardError::TokenId { position: 1, id: 27, vocab: 27 }), "{error}");
     let error = from_safetensors_bytes(CONFIG, WEIGHTS, Some(b"{}")).expect_err("no tokenizer");
     assert!(matches!(error, ImportError::Tokenizer(_)), "{error}");
+    // Found by fuzzing: the library panics on errors of syntax in a decoder.
+    for broken in [
+        &br#"{"decoder": x}"#[..],
+        br#"{"version": "1.0", "decoder": {"type": "Fuse", }}"#,
+        b"{\"decoder\": ",
+    ] {
+        let error = from_safetensors_bytes(CONFIG, WEIGHTS, Some(broken)).expect_err("no JSON");
+        assert!(matches!(error, ImportError::Tokenizer(_)), "{error}");
+    }
     assert!(from_safetensors_bytes(CONFIG, WEIGHTS, Some(TOKENIZER)).is_ok());
 }

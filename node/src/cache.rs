@@ -103,6 +103,7 @@ impl Cache {
     /// It cannot be written.
     pub fn keep_srs(&self, srs: &Srs, ceremony: Option<&str>) -> Result<PathBuf> {
         files::create_folder(&self.srs_folder(), Access::Public)?;
+        files::sweep(&self.srs_folder());
         let path = self.store().save(srs)?;
         let origin = Origin { insecure: srs.identity().insecure(), ceremony: ceremony.map(str::to_owned) };
         let note = self.srs_folder().join(format!("{}.json", srs.id()));
@@ -196,6 +197,7 @@ impl Cache {
         let mut bytes = vec![];
         key.write(&mut bytes)?;
         files::create_folder(&self.folder.join("keys"), Access::Public)?;
+        files::sweep(&self.folder.join("keys"));
         files::write(&path, &bytes, Access::Public, Existing::Replace)?;
         Ok((key, slice_key))
     }

@@ -124,6 +124,31 @@ pub fn create_folder(path: &Path, access: Access) -> Result<()> {
     builder.create(path).context(format_args!("cannot create {}", path.display()))
 }
 
+/// Removes what killed processes left in a folder under temporary names; some of it may be secret.
+///
+/// A temporary name holds the number of its process: files of processes that still run stay, and so does
+/// everything where the system does not say which run.
+pub fn sweep(folder: &Path) {
+    let processes = Path::new("/proc");
+    if !processes.join("self").exists() {
+        return;
+    }
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let Some(process) = name.to_str().and_then(temporary_of) else { continue };
+        if !processes.join(process.to_string()).exists() {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The process out of `.NAME.PROCESS.part`, or `.partial` as the prover's library names them.
+fn temporary_of(name: &str) -> Option<u32> {
+    let name = name.strip_prefix('.')?;
+    let name = name.strip_suffix(".part").or_else(|| name.strip_suffix(".partial"))?;
+    name.rsplit_once('.')?.1.parse().ok()
+}
+
 /// Reads a file of at most `limit` bytes.
 ///
 /// # Errors
@@ -201,6 +226,27 @@ mod tests {
         write(&path, b"one", Access::Secret, Existing::Keep).expect("written");
         assert_eq!(fs::metadata(&path).expect("metadata").permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(&folder).expect("metadata").permissions().mode() & 0o777, 0o700);
+        fs::remove_dir_all(folder).expect("removed");
+    }
+
+    #[test]
+    fn only_leftovers_of_dead_processes_are_swept() {
+        let folder = folder("sweep");
+        let own = std::process::id();
+        let stay = [".a.part".into(), "a.1.part".into(), format!(".a.{own}.part"), ".a.0x1.partial".into()];
+        // No system numbers its processes so high.
+        let go = [".a.tails.4294967295.partial", ".card.json.4294967294.part"];
+        for name in stay.iter().map(String::as_str).chain(go) {
+            fs::write(folder.join(name), b"half").expect("written");
+        }
+        sweep(&folder);
+        let swept = Path::new("/proc/self").exists();
+        for name in &stay {
+            assert!(folder.join(name).exists(), "{name}");
+        }
+        for name in go {
+            assert_eq!(folder.join(name).exists(), !swept, "{name}");
+        }
         fs::remove_dir_all(folder).expect("removed");
     }
 

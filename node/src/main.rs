@@ -29,7 +29,18 @@ pub struct Session {
     pub existing: Existing,
 }
 
+/// Keeps weights and activations out of core files: a process that dies leaves none.
+fn refuse_core_files() {
+    #[cfg(unix)]
+    {
+        use nix::sys::resource::{Resource, setrlimit};
+        // Every process may lower its own limits.
+        let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    }
+}
+
 fn main() -> ExitCode {
+    refuse_core_files();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

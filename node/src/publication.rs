@@ -222,6 +222,9 @@ pub fn publish(
 
     files::create_folder(&folder.secret(), Access::Secret)?;
     files::create_folder(&folder.0.join("ranges"), Access::Public)?;
+    for folder in [folder.0.clone(), folder.secret(), folder.0.join("ranges")] {
+        files::sweep(&folder);
+    }
     if existing == Existing::Replace {
         // Without its card a half-replaced publication is taken for what it is: unfinished.
         remove(&folder.card())?;

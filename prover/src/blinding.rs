@@ -87,6 +87,15 @@ fn hedged(
 ) -> Result<ChaCha20Rng, ProveError> {
     let mut entropy = [0u8; 64];
     OsRng.try_fill_bytes(&mut entropy).map_err(|_| ProveError::Entropy)?;
+    let mut seed = seed(&entropy, context, instances, columns);
+    entropy.zeroize();
+    let rng = ChaCha20Rng::from_seed(seed);
+    seed.zeroize();
+    Ok(rng)
+}
+
+/// A seed that nobody knows who lacks the entropy or the witness.
+fn seed(entropy: &[u8; 64], context: Fr, instances: &[Vec<Fr>], columns: &[(usize, Column)]) -> [u8; 32] {
     let digests: Vec<_> = columns
         .par_iter()
         .map(|(index, column)| {
@@ -111,7 +120,7 @@ fn hedged(
         })
         .collect();
     let mut state = blake2b_simd::Params::new().hash_length(32).personal(b"lamina-blinding").to_state();
-    state.update(&entropy);
+    state.update(entropy);
     state.update(context.to_repr().as_ref());
     for instance in instances {
         state.update(&(instance.len() as u64).to_le_bytes());
@@ -124,10 +133,7 @@ fn hedged(
     }
     let mut seed = [0u8; 32];
     seed.copy_from_slice(state.finalize().as_bytes());
-    let rng = ChaCha20Rng::from_seed(seed);
-    entropy.zeroize();
-    seed.zeroize();
-    Ok(rng)
+    seed
 }
 
 enum Generator<'a> {
@@ -171,5 +177,52 @@ impl Drop for Stream<'_> {
             **rng = ChaCha20Rng::from_seed([0; 32]);
             std::hint::black_box(rng);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    // Z7: each of the four inputs alone changes the seed, so that a generator that repeats itself (a fork, a
+    // resumed machine) repeats the blinding only of the very same statement and witness.
+    #[test]
+    fn every_input_changes_the_seed() {
+        let entropy = [7u8; 64];
+        let instances = vec![vec![Fr::ONE, Fr::ZERO]];
+        let columns = vec![(0, Column::I16(Arc::new(vec![1, 2, 3]))), (1, Column::I32(Arc::new(vec![4])))];
+        let honest = seed(&entropy, Fr::ONE, &instances, &columns);
+        assert_eq!(honest, seed(&entropy, Fr::ONE, &instances, &columns), "a function of its inputs");
+        let mut seeds = vec![honest];
+        for at in [0, 63] {
+            let mut other = entropy;
+            other[at] ^= 1;
+            seeds.push(seed(&other, Fr::ONE, &instances, &columns));
+        }
+        seeds.push(seed(&entropy, Fr::ZERO, &instances, &columns));
+        seeds.push(seed(&entropy, Fr::ONE, &[vec![Fr::ONE, Fr::ONE]], &columns));
+        seeds.push(seed(&entropy, Fr::ONE, &[vec![Fr::ONE], vec![Fr::ZERO]], &columns));
+        for changed in [
+            vec![(0, Column::I16(Arc::new(vec![1, 2, 4]))), columns[1].clone()],
+            vec![columns[0].clone(), (1, Column::I32(Arc::new(vec![5])))],
+            vec![columns[0].clone(), (2, Column::I32(Arc::new(vec![4])))],
+            vec![columns[0].clone()],
+        ] {
+            seeds.push(seed(&entropy, Fr::ONE, &instances, &changed));
+        }
+        let count = seeds.len();
+        seeds.sort_unstable();
+        seeds.dedup();
+        assert_eq!(seeds.len(), count, "two inputs share a seed");
+    }
+
+    // Z6.
+    #[test]
+    fn wiped_values_are_zero() {
+        let mut values = vec![Fr::ONE, -Fr::ONE];
+        wipe(&mut values);
+        assert_eq!(values, [Fr::ZERO, Fr::ZERO]);
     }
 }

@@ -13,6 +13,7 @@ use halo2_proofs::{
     poly::kzg::commitment::ParamsKZG,
 };
 use lamina_circuits::{Fr, witness::Column};
+use lamina_verifier::srs::LOG_N_RANGE;
 
 use crate::error::{KeyError, UnsupportedError};
 
@@ -134,8 +135,8 @@ impl ProvingKey {
         if rest.len() < length {
             return Err(KeyError::Length { field: "verifying key", expected: length, actual: rest.len() });
         }
-        let (mut vk, mut rest) = rest.split_at(length);
-        let vk = VerifyingKey::read::<_, C>(&mut vk, SerdeFormat::Processed, params)?;
+        let (bytes, mut rest) = rest.split_at(length);
+        let vk = read_vk::<C>(bytes, rest.len(), params)?;
         let n = 1usize << vk.get_domain().k();
         let fixed = read_columns(&mut rest, "fixed", vk.fixed_commitments().len(), n)?;
         let permuted = vk.permutation().commitments().len();
@@ -145,6 +146,37 @@ impl ProvingKey {
         }
         Self::assemble(vk, fixed, sigma)
     }
+}
+
+/// Reads the library's verifying key, whose reader panics on sizes that it does not expect.
+///
+/// ```text
+/// version u8 = 2 | k u32 | selectors compressed u8 = 0 | fixed columns u32 | points
+/// ```
+fn read_vk<C: Circuit<Fr>>(
+    bytes: &[u8],
+    columns_bytes: usize,
+    params: C::Params,
+) -> Result<VerifyingKey<G1Affine>, KeyError> {
+    let wrong = KeyError::Encoding { field: "verifying key" };
+    let mut head = bytes;
+    let [version] = take::<1>(&mut head, "verifying key")?;
+    let k = u32::from_le_bytes(take(&mut head, "verifying key")?);
+    let [compressed] = take::<1>(&mut head, "verifying key")?;
+    // The library's tables grow with `k`; a column has at least two bytes a row.
+    if version != 2 || !LOG_N_RANGE.contains(&k) || compressed != 0 || (2usize << k) > columns_bytes {
+        return Err(wrong);
+    }
+    let vk = VerifyingKey::read::<_, C>(&mut &*bytes, SerdeFormat::Processed, params)?;
+    let rows = vk.cs().minimum_rows();
+    // Whatever the library left unread, or read in another spelling, is not written back.
+    if vk.fixed_commitments().len() != vk.cs().num_fixed_columns()
+        || rows > 1 << k
+        || vk.to_bytes(SerdeFormat::Processed) != bytes
+    {
+        return Err(wrong);
+    }
+    Ok(vk)
 }
 
 fn digest_of(body: &[u8]) -> [u8; 64] {

@@ -26,5 +26,7 @@ pub use blinding::Blinding;
 pub use error::{KeyError, ProveError, SetupError, UnsupportedError};
 pub use key::ProvingKey;
 pub use progress::{Progress, Silent, Timings};
+#[cfg(feature = "cheat")]
+pub use prove::FalseClaim;
 pub use prove::{Committed, Proved, Prover};
 pub use setup::Bases;

@@ -1,6 +1,6 @@
 //! The protocol: one proof that the stock verifier accepts.
 
-use std::time::Instant;
+use std::{collections::HashMap, fmt, time::Instant};
 
 use ff::Field;
 use group::Curve;
@@ -32,7 +32,7 @@ use crate::{
 ///
 /// The witness still provides the column's usable rows; the prover re-randomises the commitment at the
 /// cost of a few scalar multiplications, whatever the column's size.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Committed {
     /// The advice index.
     pub column: usize,
@@ -42,8 +42,18 @@ pub struct Committed {
     pub tail: Vec<Fr>,
 }
 
+impl fmt::Debug for Committed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { column, commitment, tail: _ } = self;
+        f.debug_struct("Committed")
+            .field("column", column)
+            .field("commitment", commitment)
+            .finish_non_exhaustive()
+    }
+}
+
 /// A proof and what the link proof needs to know about it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Proved {
     /// The proof, as the stock verifier reads it.
     pub proof: Vec<u8>,
@@ -55,6 +65,16 @@ pub struct Proved {
     pub timings: Timings,
 }
 
+impl fmt::Debug for Proved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.proof.len();
+        f.debug_struct("Proved")
+            .field("proof_bytes", &bytes)
+            .field("timings", &self.timings)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Proves statements of one key with one backend.
 pub struct Prover<'a, B: Backend> {
     key: &'a ProvingKey,
@@ -63,8 +83,21 @@ pub struct Prover<'a, B: Backend> {
     tau_g2: G2Affine,
     loaded: B::Key,
     self_check: bool,
+    #[cfg(feature = "cheat")]
+    false_claim: Option<FalseClaim>,
     /// Multiples of the blinding rows' bases.
     rows: Table,
+}
+
+/// A false evaluation: which one of those that the proof claims, in the order of the proof, without that of the
+/// random polynomial.
+#[cfg(feature = "cheat")]
+#[derive(Clone, Copy, Debug)]
+pub enum FalseClaim {
+    /// The true value and this.
+    Add(usize, Fr),
+    /// The value with which the identity holds at `x` whatever the witness; the identity must be affine in it.
+    Solve(usize),
 }
 
 /// How many random coefficients the vanishing argument's random polynomial has.
@@ -109,7 +142,17 @@ impl<'a, B: Backend> Prover<'a, B> {
             sigma: &pk.sigma,
         });
         let rows = Table::new(&bases.lagrange[pk.usable_rows()..]);
-        Ok(Prover { key: pk, backend, bases, tau_g2, loaded, rows, self_check: true })
+        Ok(Prover {
+            key: pk,
+            backend,
+            bases,
+            tau_g2,
+            loaded,
+            rows,
+            self_check: true,
+            #[cfg(feature = "cheat")]
+            false_claim: None,
+        })
     }
 
     /// Adds `[tau^n]`, checked by a pairing.
@@ -126,6 +169,13 @@ impl<'a, B: Backend> Prover<'a, B> {
     pub fn without_self_check(mut self) -> Self {
         self.self_check = false;
         self
+    }
+
+    /// A prover that claims a false evaluation and opens what it committed to (S13), for the same tests.
+    #[cfg(feature = "cheat")]
+    pub fn claiming(mut self, claim: FalseClaim) -> Self {
+        self.false_claim = Some(claim);
+        self.without_self_check()
     }
 
     /// The commitment bases in use.
@@ -581,25 +631,6 @@ impl<B: Backend> Run<'_, '_, B> {
         queries.extend(extra.into_iter().filter(|query| seen.insert(*query)));
 
         let values = backend.evaluate(loaded, columns, &queries, x);
-        self.write_scalars(&values[..before_random])?;
-        self.write_scalars(&[backend.evaluate_poly(loaded, random, x)])?;
-        self.write_scalars(&values[before_random..written])?;
-
-        let known: std::collections::HashMap<(Source, i32), Fr> = queries.into_iter().zip(values).collect();
-        let mut nodes: Vec<Fr> = Vec::with_capacity(identity.nodes.len());
-        for node in &identity.nodes {
-            let value = match node {
-                Node::Product(a, b) => nodes[*a] * nodes[*b],
-                Node::Sum { linear, terms } => {
-                    let atoms = linear.terms.iter().map(|(a, c)| {
-                        known.get(&(a.source, a.rotation)).map_or(Fr::ZERO, |value| *value * c)
-                    });
-                    let products = terms.iter().map(|(c, node)| nodes[*node] * c);
-                    linear.constant + atoms.chain(products).sum::<Fr>()
-                }
-            };
-            nodes.push(value);
-        }
         let xn = x.pow_vartime([1u64 << key.k()]);
         let quotient = limbs
             .polys
@@ -607,7 +638,16 @@ impl<B: Backend> Run<'_, '_, B> {
             .rev()
             .map(|limb| backend.evaluate_poly(loaded, limb, x))
             .fold(Fr::ZERO, |acc, value| acc * xn + value);
-        if self.prover.self_check && nodes[identity.root] != quotient * (xn - Fr::ONE) {
+        let vanishing = quotient * (xn - Fr::ONE);
+        #[cfg(feature = "cheat")]
+        let values = match self.prover.false_claim {
+            Some(claim) => claim.made(&queries, values, identity, vanishing),
+            None => values,
+        };
+        self.write_scalars(&values[..before_random])?;
+        self.write_scalars(&[backend.evaluate_poly(loaded, random, x)])?;
+        self.write_scalars(&values[before_random..written])?;
+        if self.prover.self_check && identity_at(identity, &queries, &values) != vanishing {
             return Err(ProveError::Unsatisfied);
         }
         Ok(())
@@ -716,6 +756,55 @@ impl<B: Backend> Run<'_, '_, B> {
         self.write_points(&point)?;
         self.lap(Part::Open, "opening witness");
         Ok(())
+    }
+}
+
+/// The identity's value, given those of the columns.
+fn identity_at(identity: &Identity, queries: &[(Source, i32)], values: &[Fr]) -> Fr {
+    let known: HashMap<(Source, i32), Fr> = queries.iter().copied().zip(values.iter().copied()).collect();
+    let mut nodes: Vec<Fr> = Vec::with_capacity(identity.nodes.len());
+    for node in &identity.nodes {
+        let value = match node {
+            Node::Product(a, b) => nodes[*a] * nodes[*b],
+            Node::Sum { linear, terms } => {
+                let atoms = linear
+                    .terms
+                    .iter()
+                    .map(|(a, c)| known.get(&(a.source, a.rotation)).map_or(Fr::ZERO, |value| *value * c));
+                let products = terms.iter().map(|(c, node)| nodes[*node] * c);
+                linear.constant + atoms.chain(products).sum::<Fr>()
+            }
+        };
+        nodes.push(value);
+    }
+    nodes[identity.root]
+}
+
+#[cfg(feature = "cheat")]
+impl FalseClaim {
+    fn made(
+        self,
+        queries: &[(Source, i32)],
+        mut values: Vec<Fr>,
+        identity: &Identity,
+        vanishing: Fr,
+    ) -> Vec<Fr> {
+        match self {
+            Self::Add(at, delta) => values[at] += delta,
+            Self::Solve(at) => {
+                let before = identity_at(identity, queries, &values);
+                values[at] += Fr::ONE;
+                let slope = identity_at(identity, queries, &values) - before;
+                let step = Option::<Fr>::from(slope.invert()).unwrap_or(Fr::ZERO) * (vanishing - before);
+                values[at] += step - Fr::ONE;
+                assert_eq!(
+                    identity_at(identity, queries, &values),
+                    vanishing,
+                    "the identity is not affine in it"
+                );
+            }
+        }
+        values
     }
 }
 

@@ -429,6 +429,45 @@ impl Srs {
         }
         Err(wrong("sections are missing"))
     }
+
+    /// Reads what [`SrsStore::save`] writes, and checks it as if it came from anywhere.
+    ///
+    /// # Errors
+    /// See [`SrsFileError`]. The length is checked before anything is allocated.
+    pub fn read(bytes: &[u8]) -> Result<Self, SrsFileError> {
+        let wrong = |reason| SrsFileError::Format { format: "reference string", reason };
+        let (fixed, body) = bytes.split_at_checked(FIXED_BYTES).ok_or(wrong("too short"))?;
+        if &fixed[..8] != MAGIC {
+            return Err(wrong("not a reference string"));
+        }
+        if fixed[8..10] != VERSION.to_le_bytes() {
+            return Err(wrong("unknown version"));
+        }
+        if fixed[10] > 1 {
+            return Err(wrong("unknown flags"));
+        }
+        let mut word = [0; 4];
+        word.copy_from_slice(&fixed[11..15]);
+        let log_n = u32::from_le_bytes(word);
+        let n = rows(log_n)?;
+        if body.len() != 64 * (2 * n + 2) {
+            return Err(wrong("length"));
+        }
+        if store_digest(body).0 != fixed[15..] {
+            return Err(wrong("digest"));
+        }
+        let (elements, _) = body.as_chunks::<64>();
+        let tau_g2 = encoding::g2(&elements[0]).map_err(|error| point_error("tau_g2", 0, error))?;
+        let points = elements[1..]
+            .par_iter()
+            .enumerate()
+            .map(|(index, bytes)| {
+                encoding::raw_g1(bytes).map_err(|error| point_error("points", index, error))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let (powers, lagrange) = points.split_at(n + 1);
+        Self::new(powers.to_vec(), Some(lagrange.to_vec()), tau_g2, log_n, fixed[10] == 1)
+    }
 }
 
 fn ptau_header(file: &mut impl Read, length: u64) -> Result<u32, SrsFileError> {
@@ -636,8 +675,7 @@ impl SrsStore {
     /// # Errors
     /// See [`SrsFileError`]; a file under another string's name is [`SrsFileError::Format`].
     pub fn load(&self, id: SrsId, log_n: u32) -> Result<Srs, SrsFileError> {
-        let bytes = fs::read(self.path(id, log_n))?;
-        let srs = parse_store(&bytes)?;
+        let srs = Srs::read(&fs::read(self.path(id, log_n))?)?;
         if srs.id() != id || srs.log_n != log_n {
             return Err(SrsFileError::Format {
                 format: "reference string",
@@ -668,39 +706,6 @@ impl SrsStore {
 
 fn store_digest(body: &[u8]) -> Digest {
     Hasher::new("srs-store").bytes(body).digest()
-}
-
-fn parse_store(bytes: &[u8]) -> Result<Srs, SrsFileError> {
-    let wrong = |reason| SrsFileError::Format { format: "reference string", reason };
-    let (fixed, body) = bytes.split_at_checked(FIXED_BYTES).ok_or(wrong("too short"))?;
-    if &fixed[..8] != MAGIC {
-        return Err(wrong("not a reference string"));
-    }
-    if fixed[8..10] != VERSION.to_le_bytes() {
-        return Err(wrong("unknown version"));
-    }
-    if fixed[10] > 1 {
-        return Err(wrong("unknown flags"));
-    }
-    let mut word = [0; 4];
-    word.copy_from_slice(&fixed[11..15]);
-    let log_n = u32::from_le_bytes(word);
-    let n = rows(log_n)?;
-    if body.len() != 64 * (2 * n + 2) {
-        return Err(wrong("length"));
-    }
-    if store_digest(body).0 != fixed[15..] {
-        return Err(wrong("digest"));
-    }
-    let (elements, _) = body.as_chunks::<64>();
-    let tau_g2 = encoding::g2(&elements[0]).map_err(|error| point_error("tau_g2", 0, error))?;
-    let points = elements[1..]
-        .par_iter()
-        .enumerate()
-        .map(|(index, bytes)| encoding::raw_g1(bytes).map_err(|error| point_error("points", index, error)))
-        .collect::<Result<Vec<_>, _>>()?;
-    let (powers, lagrange) = points.split_at(n + 1);
-    Srs::new(powers.to_vec(), Some(lagrange.to_vec()), tau_g2, log_n, fixed[10] == 1)
 }
 
 /// Writes a file that is there whole or not at all, readable by its owner only.

@@ -5,11 +5,11 @@
 
 use std::sync::{Arc, OnceLock};
 
-use ff::Field;
-use group::Curve;
+use ff::Field as _;
+use group::{Curve, prime::PrimeCurveAffine};
 use halo2_proofs::{
     halo2curves::bn256::Bn256,
-    plonk::{VerifyingKey, verify_proof},
+    plonk::{Circuit, VerifyingKey, verify_proof},
     poly::kzg::{commitment::KZGCommitmentScheme, multiopen::VerifierSHPLONK, strategy::SingleStrategy},
     transcript::{Blake2bRead, Challenge255, TranscriptReadBuffer},
 };
@@ -22,12 +22,12 @@ use lamina_circuits::{
     range::{RangeCircuit, RangeParams, RangeWitness},
     rows::{C4, Kind},
     slice::SliceCircuit,
-    spec::{BlockWeights, Shape},
+    spec::{BlockWeights, Matrix, Shape},
     testing,
     witness::{self, Witness},
 };
 use lamina_prover::{
-    Blinding, Committed, Cpu, Prover, ProvingKey, Silent,
+    Blinding, Committed, Cpu, FalseClaim, Prover, ProvingKey, Silent,
     link::Draft,
     publish::{BlindedColumns, commit_blinded},
     srs::Srs,
@@ -45,10 +45,12 @@ use lamina_verifier::{
     key::{key_digest, write_key},
     srs::VerifierSrs,
     verify::{
-        BoundaryExpectation, ChainError, ChainExpectation, Expectation, PublicationError, PublicationReceipt,
-        Refusal, publication_context, verify_chain, verify_publication, verify_slice,
+        BoundaryExpectation, ChainError, ChainExpectation, Expectation, Field, PublicationError,
+        PublicationReceipt, Refusal, publication_context, verify_chain, verify_publication, verify_slice,
     },
 };
+
+use rand_core::RngCore;
 
 type BlockCard = Card<BlockCircuit, RangeCircuit>;
 
@@ -86,6 +88,13 @@ fn world() -> &'static World {
     static WORLD: OnceLock<World> = OnceLock::new();
     WORLD.get_or_init(|| {
         let params = params();
+        let weights = (0..2).map(|i| testing::weights(&params.spec, 20 + i, 60)).collect();
+        World::publish(params, weights)
+    })
+}
+
+impl World {
+    fn publish(params: BlockParams, weights: Vec<BlockWeights>) -> Self {
         let srs = Srs::generate_insecure(params.k).unwrap();
         let verifier_srs = srs.verifier_srs(true).unwrap();
         let circuit = BlockCircuit::new(&params).unwrap();
@@ -94,7 +103,6 @@ fn world() -> &'static World {
         let range = RangeParams { columns: layout.weight_lanes, bits: params.spec.weight_bits, k: params.k };
         let range_circuit = RangeCircuit { params: range.clone(), witness: None };
         let range_key = ProvingKey::generate(&srs.params(), &range_circuit).unwrap();
-        let weights: Vec<_> = (0..2).map(|i| testing::weights(&params.spec, 20 + i, 60)).collect();
         let columns: Vec<Arc<Vec<_>>> = weights
             .iter()
             .map(|w| Arc::new(layout.weight_columns(w).into_iter().map(Arc::new).collect()))
@@ -143,7 +151,7 @@ fn world() -> &'static World {
             model,
             x,
         }
-    })
+    }
 }
 
 fn publish(srs: &Srs, key: &ProvingKey, columns: &[Arc<Vec<i16>>]) -> BlindedColumns {
@@ -189,6 +197,29 @@ impl World {
         input: &BlindedColumns,
         output: &BlindedColumns,
     ) -> Vec<u8> {
+        self.prove_as(
+            &prover(&self.srs, &self.key),
+            &mut Blinding::new(),
+            slice,
+            witness,
+            weights,
+            input,
+            output,
+        )
+    }
+
+    /// The same with a prover and randomness of the cheater's choice.
+    #[expect(clippy::too_many_arguments, reason = "each is one thing that a cheater chooses")]
+    fn prove_as(
+        &self,
+        prover: &Prover<'_, Cpu>,
+        blinding: &mut Blinding,
+        slice: u32,
+        witness: &dyn Witness,
+        weights: &BlindedColumns,
+        input: &BlindedColumns,
+        output: &BlindedColumns,
+    ) -> Vec<u8> {
         let draft = Draft {
             key: self.card.key(slice).unwrap(),
             srs: self.srs.id(),
@@ -202,10 +233,18 @@ impl World {
         let mut committed: Vec<Committed> = input.committed(linked.boundary_in.start);
         committed.extend(output.committed(linked.boundary_out.start));
         committed.extend(weights.committed(linked.weights.start));
-        let proof = prover(&self.srs, &self.key)
-            .prove(witness, &[draft.instance().to_vec()], &committed, &mut Blinding::new(), &Silent)
-            .unwrap();
+        let proof =
+            prover.prove(witness, &[draft.instance().to_vec()], &committed, blinding, &Silent).unwrap();
         draft.seal(&self.verifier_srs, proof.proof, &proof.deltas).unwrap()
+    }
+
+    /// Proves a witness of slice 0 with a prover that lies about an evaluation.
+    fn lie(&self, witness: &dyn Witness, output: &[i32], claim: FalseClaim) -> Refusal {
+        let (input, output) = (self.boundary(&self.x), self.boundary(output));
+        let prover = prover(&self.srs, &self.key).claiming(claim);
+        let blinding = &mut Blinding::new();
+        let envelope = self.prove_as(&prover, blinding, 0, witness, &self.published[0], &input, &output);
+        self.verify(0, &envelope).unwrap_err()
     }
 
     fn honest(&self, slice: u32, x: &[i32], input: &BlindedColumns, output: &BlindedColumns) -> Vec<u8> {
@@ -533,4 +572,233 @@ fn stock_accepts(srs: &Srs, key: &ProvingKey, instances: &[Vec<Fr>], proof: &[u8
         &mut transcript,
     )
     .is_ok()
+}
+
+// S13: a true witness with one evaluation claimed falsely, each in turn; the prover opens what it committed to.
+#[test]
+fn false_evaluations_are_refused() {
+    let w = world();
+    let trace = w.trace(0, &w.x);
+    let witness = w.witness(0, &trace);
+    let evaluations = w.card.key(0).unwrap().shape().scalars - 1;
+    let cs = w.key.vk().cs();
+    // Some of every class, and the first and the last of each: advice, fixed, permutation, products.
+    let (advice, fixed) = (cs.advice_queries().len(), cs.fixed_queries().len());
+    let permuted = cs.permutation().get_columns().len();
+    let starts = [0, advice, advice + fixed, advice + fixed + permuted, evaluations];
+    for pair in starts.windows(2) {
+        for at in [pair[0], (pair[0] + pair[1]) / 2, pair[1] - 1] {
+            let refusal = w.lie(&witness, &trace.output.q, FalseClaim::Add(at, Fr::ONE));
+            assert!(constraints_fail(&refusal), "evaluation {at}: {refusal}");
+        }
+    }
+}
+
+// S13: a false witness, and an evaluation solved for so that the identity holds at x: only the opening is wrong.
+#[test]
+fn an_evaluation_solved_for_is_refused_by_the_opening() {
+    let w = world();
+    let trace = w.trace(0, &w.x);
+    let mut witness = w.witness(0, &trace);
+    witness.overrides.insert((0, w.layout().rows_used.0), Fr::from(1 << 30));
+    let (columns, _) = BlockCircuit::configure_with_params(&mut Default::default(), w.circuit.params.clone());
+    let queries = w.key.vk().cs().advice_queries();
+    for column in [columns.acc, columns.logup.helpers[0]] {
+        let at = queries.iter().position(|(query, at)| *query == column && at.0 == 0).unwrap();
+        // `FalseClaim::Solve` asserts that the identity holds.
+        let refusal = w.lie(&witness, &trace.output.q, FalseClaim::Solve(at));
+        assert!(constraints_fail(&refusal), "{refusal}");
+    }
+}
+
+/// A broken generator: the same value for ever, so that equal columns get equal commitments.
+struct Stuck;
+
+impl RngCore for Stuck {
+    fn next_u32(&mut self) -> u32 {
+        0x0303_0303
+    }
+    fn next_u64(&mut self) -> u64 {
+        0x0303_0303_0303_0303
+    }
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        bytes.fill(3);
+    }
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), rand_core::Error> {
+        self.fill_bytes(bytes);
+        Ok(())
+    }
+}
+
+// S13: two columns with one commitment that claim different evaluations at one point.
+#[test]
+fn equal_commitments_with_different_evaluations_are_refused() {
+    // All weights are equal and fill their rows, so two weight columns are equal; so is their fresh blinding.
+    let params = testing::params(Shape { hidden: 8, ffn: 24, heads: 4, kv_heads: 4, head_dim: 2 }, 4, 2, 9);
+    let mut weights = testing::weights(&params.spec, 1, 60);
+    let w = &mut weights;
+    for matrix in [&mut w.q, &mut w.k, &mut w.v, &mut w.o, &mut w.gate, &mut w.up, &mut w.down] {
+        matrix.data = Arc::new(vec![1; matrix.data.len()]);
+    }
+    let w = World::publish(params, vec![weights.clone(), weights]);
+    assert!(w.layout().weight_lanes > 1 && w.columns[0][0] == w.columns[0][1], "equal columns");
+    let trace = w.trace(0, &w.x);
+    let witness = w.witness(0, &trace);
+    let (input, output) = (w.boundary(&w.x), w.boundary(&trace.output.q));
+    let linked = BlockCircuit::linked(&w.circuit.params).weights;
+    let (first, second) = (linked.start, linked.start + 1);
+    let queries = w.key.vk().cs().advice_queries();
+    let at = queries.iter().position(|(column, _)| column.index() == second).unwrap();
+    // The second column is published with the first one's blinding.
+    let mut weights = w.published[0].committed(linked.start);
+    (weights[1].commitment, weights[1].tail) = (weights[0].commitment, weights[0].tail.clone());
+    let commitments: Vec<G1Affine> = weights.iter().map(|one| one.commitment).collect();
+    let draft = Draft {
+        key: w.card.key(0).unwrap(),
+        srs: w.srs.id(),
+        context: w.context(0),
+        weights: &commitments,
+        input: input.boundary(),
+        output: output.boundary(),
+    };
+    let instances = [draft.instance().to_vec()];
+    let places = BlockCircuit::linked(&w.circuit.params);
+    let mut committed = input.committed(places.boundary_in.start);
+    committed.extend(output.committed(places.boundary_out.start));
+    committed.extend(weights);
+    let prove = |claim: Option<FalseClaim>| {
+        let prover = prover(&w.srs, &w.key);
+        let prover = claim.into_iter().fold(prover, Prover::claiming);
+        let blinding = &mut Blinding::stock_compatible_with_limbs(Stuck);
+        let proved = prover.prove(&witness, &instances, &committed, blinding, &Silent).unwrap();
+        draft.seal(&w.verifier_srs, proved.proof, &proved.deltas).unwrap()
+    };
+    let shape = w.card.key(0).unwrap().shape();
+    let body = |envelope: &[u8]| envelope[envelope.len() - shape.proof_bytes()..].to_vec();
+    for claim in [None, Some(FalseClaim::Add(at, Fr::ONE))] {
+        let envelope = prove(claim);
+        let proof = body(&envelope);
+        assert_eq!(proof[32 * first..][..32], proof[32 * second..][..32], "one commitment");
+        // Ours refuses before it verifies, whatever is claimed: no honest prover has equal commitments.
+        assert_eq!(w.verify(0, &envelope), Err(Refusal::RepeatedCommitment { first, second }));
+        // The library's verifier opens both columns: equal claims pass, different ones do not.
+        assert_eq!(stock_accepts(&w.srs, &w.key, &instances, &proof), claim.is_none(), "{claim:?}");
+    }
+}
+
+// S6: a slice that the model does not have, expected or claimed. Tokens, heads and lanes are no indices of the
+// prover's: `cheats::no_index_is_the_provers`.
+#[test]
+fn slices_beyond_the_model_are_refused() {
+    let w = world();
+    let trace = w.trace(0, &w.x);
+    let (input, output) = (w.boundary(&w.x), w.boundary(&trace.output.q));
+    let honest = w.honest(0, &w.x, &input, &output);
+    for slice in [2, u32::MAX] {
+        assert_eq!(w.verify(slice, &honest), Err(Refusal::NoSuchSlice { count: 2 }));
+        let mut claimed = honest.clone();
+        claimed[138..142].copy_from_slice(&slice.to_le_bytes());
+        assert_eq!(w.verify(0, &claimed), Err(Refusal::Field { field: Field::Slice }));
+        assert!(w.card.key(slice).is_none() && w.card.weights(slice).is_none());
+    }
+    // The same slice's number with another slice's weights.
+    assert_eq!(w.verify(1, &honest), Err(Refusal::Field { field: Field::Slice }));
+}
+
+// Z7: one process, one source of blinding, one statement, twice; then the same from a thread of its own.
+#[test]
+fn no_source_of_blinding_repeats_itself() {
+    let w = world();
+    let trace = w.trace(0, &w.x);
+    let witness = w.witness(0, &trace);
+    let (input, output) = (w.boundary(&w.x), w.boundary(&trace.output.q));
+    let prover = prover(&w.srs, &w.key);
+    let prove = |blinding: &mut Blinding| {
+        w.prove_as(&prover, blinding, 0, &witness, &w.published[0], &input, &output)
+    };
+    let mut kept = Blinding::new();
+    let mut proofs = vec![prove(&mut kept), prove(&mut kept), prove(&mut Blinding::default())];
+    proofs.push(std::thread::scope(|scope| scope.spawn(|| prove(&mut Blinding::new())).join().unwrap()));
+    let shape = w.card.key(0).unwrap().shape();
+    let mut points: Vec<[u8; 32]> = Vec::new();
+    for proof in &proofs {
+        w.verify(0, proof).unwrap();
+        points.extend(&proof[proof.len() - shape.proof_bytes()..].as_chunks::<32>().0[..shape.points]);
+    }
+    let count = points.len();
+    points.sort_unstable();
+    points.dedup();
+    assert_eq!(points.len(), count, "a commitment was repeated");
+}
+
+// Z8: what is secret changes neither the length of a proof nor its structure, extremes included.
+#[test]
+fn secrets_change_no_length_and_no_structure() {
+    let w = world();
+    let spec = &w.circuit.params.spec;
+    let zeros = BlockWeights {
+        q: spare(&w.weights[0].q),
+        k: spare(&w.weights[0].k),
+        v: spare(&w.weights[0].v),
+        o: spare(&w.weights[0].o),
+        gate: spare(&w.weights[0].gate),
+        up: spare(&w.weights[0].up),
+        down: spare(&w.weights[0].down),
+    };
+    let still = World::publish(w.circuit.params.clone(), vec![zeros.clone(), zeros]);
+    let shape = w.card.key(0).unwrap().shape();
+    assert_eq!(still.card.key(0).unwrap().shape(), shape);
+    let identity = encoding::g1_bytes(&G1Affine::identity());
+    let mut lengths = Vec::new();
+    for (w, x) in [
+        (w, w.x.clone()),
+        (w, testing::activations(spec, 8)),
+        (w, vec![0; w.x.len()]),
+        (&still, w.x.clone()),
+        (&still, vec![0; w.x.len()]),
+    ] {
+        let trace = w.trace(0, &x);
+        let (input, output) = (w.boundary(&x), w.boundary(&trace.output.q));
+        let envelope = w.honest(0, &x, &input, &output);
+        w.verify(0, &envelope).unwrap();
+        let decoded = Envelope::decode(&envelope, shape).unwrap();
+        assert_eq!(decoded.input.columns.len() + decoded.output.columns.len(), 2, "boundary columns");
+        // A column of zeros is blinded like any other.
+        let points = &decoded.proof.as_chunks::<32>().0[..shape.points];
+        assert!(!points.contains(&identity), "a commitment tells that its column is zero");
+        lengths.push(envelope.len());
+    }
+    lengths.dedup();
+    assert_eq!(lengths.len(), 1, "{lengths:?}");
+}
+
+/// A matrix of this shape without content.
+fn spare(matrix: &Matrix) -> Matrix {
+    Matrix { data: Arc::new(vec![0; matrix.data.len()]), ..*matrix }
+}
+
+// Z5: what a log or a panic message would print of secret structures.
+#[test]
+fn debug_output_holds_no_secret() {
+    let w = world();
+    let secrets: Vec<String> =
+        w.published[0].tails().iter().flatten().map(|tail| format!("{tail:?}")).collect();
+    let printed =
+        format!("{:?} {:#?} {:?} {:?}", w.published[0], w.published[0].committed(0), w.verifier_srs, w.card);
+    assert!(printed.len() > 200, "{printed}");
+    for secret in &secrets {
+        let digits = secret.trim_start_matches("0x");
+        assert!(digits.len() > 32 && !printed.contains(digits), "a tail is printed");
+    }
+    let (input, output) = (w.boundary(&w.x), w.boundary(&w.trace(0, &w.x).output.q));
+    let mut committed = input.committed(0);
+    committed.extend(output.committed(1));
+    let witness = w.witness(0, &w.trace(0, &w.x));
+    let proved = prover(&w.srs, &w.key)
+        .prove(&witness, &[vec![Fr::ONE, Fr::ONE]], &committed, &mut Blinding::new(), &Silent)
+        .unwrap();
+    let printed = format!("{proved:?}");
+    for delta in proved.deltas.iter().flatten() {
+        assert!(!printed.contains(format!("{delta:?}").trim_start_matches("0x")), "a delta is printed");
+    }
 }

@@ -17,8 +17,12 @@ use halo2_proofs::{
         serde::SerdeObject,
     },
 };
-use lamina_circuits::Fr;
+use lamina_circuits::{
+    Fr,
+    range::{RangeCircuit, RangeParams},
+};
 use lamina_prover::{
+    KeyError as StoredKeyError, ProvingKey,
     publish::{BlindedColumns, PublishError},
     srs::{Ceremony, Halo2Format, Srs, SrsFileError, SrsStore},
 };
@@ -121,6 +125,51 @@ fn corrupted_keys_have_exact_errors() {
     assert_eq!(refused(&|bytes| bytes.resize(2 << 20, 0)), KeyError::TooLarge { actual: 2 << 20 });
     let params = ToyParams { k: 40, rows: 1 };
     assert!(matches!(read(&honest, &params).unwrap_err(), KeyError::Params(_)));
+}
+
+/// S30, found by fuzzing: the library's reader of verifying keys panics on sizes it does not expect.
+#[test]
+fn hostile_proving_keys_have_errors() {
+    let params = RangeParams { columns: 1, bits: 2, k: 5 };
+    let srs = Srs::generate_insecure(params.k).unwrap();
+    let circuit = RangeCircuit { params: params.clone(), witness: None };
+    let mut honest = Vec::new();
+    ProvingKey::generate(&srs.params(), &circuit).unwrap().write(&mut honest).unwrap();
+    let read = |bytes: &[u8]| {
+        // The digest in the file is whoever wrote it's.
+        let digest = blake2b_simd::Params::new().personal(b"lamina-pkey-v1").hash(&bytes[74..]);
+        let bytes = [&bytes[..10], digest.as_bytes(), &bytes[74..]].concat();
+        ProvingKey::read::<RangeCircuit>(&mut &*bytes, params.clone(), None).map(|_| ())
+    };
+    read(&honest).unwrap();
+    // magic 8 | version 2 | digest 64 | length 8 | version 1 | k 4 | compressed 1 | fixed 4 | points
+    let (length, version, k, compressed, fixed) = (74, 82, 83, 87, 88);
+    let changed = |at: usize, new: &[u8]| {
+        let mut bytes = honest.clone();
+        bytes[at..at + new.len()].copy_from_slice(new);
+        read(&bytes).unwrap_err()
+    };
+    let refused =
+        |error: &StoredKeyError| matches!(error, StoredKeyError::Encoding { field: "verifying key" });
+    for bad in [0u32, 1, 25, 31, 32, 63, 64, 1 << 31, u32::MAX] {
+        let error = changed(k, &bad.to_le_bytes());
+        assert!(refused(&error), "k = {bad}: {error}");
+    }
+    assert!(refused(&changed(version, &[3])) && refused(&changed(compressed, &[1])));
+    // Columns of another length than `k` says.
+    assert!(matches!(changed(k, &[4]), StoredKeyError::Encoding { field: "fixed" }));
+    let count = u32::from_le_bytes(honest[fixed..fixed + 4].try_into().unwrap());
+    assert!(refused(&changed(fixed, &(count - 1).to_le_bytes())));
+    for more in [count + 1, u32::MAX] {
+        assert!(matches!(changed(fixed, &more.to_le_bytes()), StoredKeyError::Io(_)), "{more} columns");
+    }
+    for bad in [u64::MAX, 0, 5] {
+        let error = changed(length, &bad.to_le_bytes());
+        assert!(
+            matches!(error, StoredKeyError::Length { .. } | StoredKeyError::Io(_)),
+            "{bad} bytes: {error}"
+        );
+    }
 }
 
 // ---------------------------------------------------------------------------------------------------------

@@ -56,8 +56,8 @@ impl Bench {
         Bench { circuit, cs, columns, fixed, challenges, honest, weights, x }
     }
 
-    /// The constraints that `witness` violates, phase 1 computed as its own honest prover would.
-    pub fn violated(&self, witness: &BlockWitness) -> Vec<&'static str> {
+    /// Every advice column of `witness`, phase 1 computed as its own honest prover would.
+    pub fn advice(&self, witness: &BlockWitness) -> Vec<Vec<Fr>> {
         let n = 1usize << self.circuit.params.k;
         let mut advice = vec![vec![Fr::ZERO; n]; self.cs.num_advice_columns()];
         let mut put = |columns: Vec<(usize, Column)>| {
@@ -72,6 +72,12 @@ impl Bench {
         };
         put(witness.columns(0, &[]));
         put(witness.columns(1, &self.challenges));
+        advice
+    }
+
+    /// The constraints that `witness` violates, phase 1 computed as its own honest prover would.
+    pub fn violated(&self, witness: &BlockWitness) -> Vec<&'static str> {
+        let advice = self.advice(witness);
         violations(&self.cs, &self.fixed, &advice, &self.challenges, &self.circuit.layout, &self.columns)
     }
 }

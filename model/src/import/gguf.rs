@@ -29,6 +29,8 @@ const MAX_TENSORS: u64 = 16_384;
 const MAX_ARRAY: u64 = 4 * MAX_VOCAB as u64;
 /// Longest string (a chat template).
 const MAX_STRING: u64 = 1 << 20;
+/// Longest key or tensor name, as the format says.
+const MAX_NAME: u64 = (1 << 16) - 1;
 
 /// A metadata value; strings borrow from the file.
 enum Value<'a> {
@@ -103,8 +105,20 @@ impl<'a> Cursor<'a> {
     }
 
     fn text(&mut self, what: &str) -> Result<&'a str, ImportError> {
-        let length = self.u64(what)?;
-        let length = capped(&format!("length of {what}"), length, MAX_STRING)?;
+        self.text_of(what, MAX_STRING)
+    }
+
+    fn name(&mut self, what: &str) -> Result<&'a str, ImportError> {
+        self.text_of(what, MAX_NAME)
+    }
+
+    fn text_of(&mut self, what: &str, limit: u64) -> Result<&'a str, ImportError> {
+        let actual = self.u64(what)?;
+        // The message is put together on failure only: arrays have millions of strings, and keys are long.
+        if actual > limit {
+            return Err(ImportError::TooLarge { what: format!("length of {what}"), actual, limit });
+        }
+        let length = actual as usize;
         let bytes = self.take(length, what)?;
         std::str::from_utf8(bytes).map_err(|error| malformed(what, "UTF-8", error))
     }
@@ -207,7 +221,7 @@ impl<'a> Gguf<'a> {
 
         let mut metadata = HashMap::new();
         for _ in 0..entry_count {
-            let key = cursor.text("metadata key")?;
+            let key = cursor.name("metadata key")?;
             let value = cursor.value(key)?;
             if metadata.insert(key, value).is_some() {
                 return Err(malformed("metadata", "each key once", format!("`{key}` twice")));
@@ -215,7 +229,7 @@ impl<'a> Gguf<'a> {
         }
         let mut directory = Vec::with_capacity(tensor_count.min(bytes.len() / 24));
         for _ in 0..tensor_count {
-            let name = cursor.text("tensor name")?;
+            let name = cursor.name("tensor name")?;
             let rank = cursor.u32(name)?;
             if !(1..=4).contains(&rank) {
                 return Err(malformed(name, "1 to 4 dimensions", rank));
@@ -255,7 +269,9 @@ impl<'a> Gguf<'a> {
             if size > available || total > data.len() as u64 {
                 return Err(ImportError::Truncated { what: name.to_owned(), needed: size, available });
             }
-            let data = &data[offset as usize..][..size as usize];
+            // Nothing is what an empty tensor has, wherever it says that it lies.
+            let from = usize::try_from(offset).ok().filter(|_| size > 0).unwrap_or(0);
+            let data = &data[from..][..size as usize];
             if tensors.insert(name, Entry { shape, dtype, data }).is_some() {
                 return Err(malformed("tensor directory", "each name once", format!("`{name}` twice")));
             }

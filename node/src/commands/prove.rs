@@ -121,6 +121,8 @@ pub fn run(session: &Session, arguments: &ProveArgs) -> Result<()> {
 
     let folder = Folder(&arguments.out);
     files::create_folder(&folder.secret(), Access::Secret)?;
+    files::sweep(&arguments.out);
+    files::sweep(&folder.secret());
     let statement = statement(session, arguments, &folder, &published, ids.len() as u32)?;
 
     let bar = Bar::new(output, "proving", layers.len() + 2);
