@@ -82,7 +82,7 @@ fn audit(params: &BlockParams, seed: u64) -> BTreeMap<(Kind, usize), BTreeSet<&'
         [bench.honest.boundary_in.len(), bench.honest.boundary_out.len()].iter().enumerate()
     {
         for column in 0..*columns {
-            for row in 0..layout.boundary_tokens * params.spec.shape.hidden {
+            for row in 0..layout.boundary.rows() {
                 let mut cheat = bench.honest.clone();
                 let side = if side == 0 { &mut cheat.boundary_in } else { &mut cheat.boundary_out };
                 Arc::make_mut(&mut side[column])[row] += 1;
