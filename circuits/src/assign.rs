@@ -6,7 +6,7 @@ use ff::Field;
 
 use crate::{
     Fr,
-    block::{Columns, Links, copies, table_entries},
+    block::{Links, table_entries},
     executor::Trace,
     layout::{Layout, Link, Norm, Port, Row},
     logup::{self, ARITY, signed, tuple},
@@ -39,7 +39,7 @@ pub struct BlockWitness {
 }
 
 /// Maps `0..n` to a vector, in parallel when built with `parallel`.
-fn map_rows<T: Send>(n: usize, f: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
+pub(crate) fn map_rows<T: Send>(n: usize, f: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
     #[cfg(feature = "parallel")]
     {
         use rayon::prelude::*;
@@ -66,7 +66,7 @@ impl BlockWitness {
             }
             Arc::new(column)
         });
-        let boundary = |x: &[i32]| layout.boundary(x).into_iter().map(Arc::new).collect();
+        let boundary = |x: &[i32]| layout.boundary.of(x).into_iter().map(Arc::new).collect();
         let mut witness = BlockWitness {
             layout: layout.clone(),
             boundary_in: boundary(&trace.x),
@@ -271,9 +271,9 @@ impl BlockWitness {
     fn accumulate_boundary(&self, c: &Challenges<Fr>, wb: &mut [Fr]) {
         let layout = &self.layout;
         let d = layout.spec.shape.hidden;
-        let column = power(&c.alpha, layout.boundary_tokens);
-        for row in (0..layout.boundary_tokens * d).rev() {
-            let both = combination(&column, layout.boundary_columns, |i| {
+        let column = power(&c.alpha, layout.boundary.per_column);
+        for row in (0..layout.boundary.rows()).rev() {
+            let both = combination(&column, layout.boundary.columns, |i| {
                 signed(self.boundary_in[i][row]) + c.eta * signed(self.boundary_out[i][row])
             });
             let tail = if (row + 1) % d != 0 { c.gamma * wb[row + 1] } else { Fr::ZERO };
@@ -394,12 +394,7 @@ impl BlockWitness {
                 })
             })
             .collect();
-        let mut sum = vec![Fr::ZERO; n + 1];
-        for at in 0..n {
-            let plus: Fr = columns.iter().map(|h| h[at]).sum();
-            let minus: Fr = table_helpers.iter().map(|h| h[at]).sum();
-            sum[at + 1] = sum[at] + plus - minus;
-        }
+        let sum = logup::running_sum(&columns, &table_helpers, n);
         columns.extend(table_helpers);
         columns.push(sum);
         columns
@@ -464,7 +459,7 @@ impl Witness for BlockWitness {
             columns.extend(self.multiplicities.iter().cloned().map(Column::I32));
             columns.into_iter().enumerate().collect()
         } else {
-            let first = 2 * self.layout.boundary_columns
+            let first = 2 * self.layout.boundary.columns
                 + self.weights.len()
                 + self.cells.len()
                 + self.multiplicities.len();
@@ -604,49 +599,4 @@ fn lane_cells(layout: &Layout, trace: &Trace, (group, row): (Option<usize>, Row)
         }
     }
     cells
-}
-
-/// Checks a witness against the gates and copies of the circuit, without halo2's mock prover.
-///
-/// Returns the ids of the violated constraints, sorted; `copy` stands for a copy constraint. This is the
-/// audit's tool: it evaluates every gate on every usable row over explicit columns.
-pub fn violations(
-    cs: &halo2_proofs::plonk::ConstraintSystem<Fr>,
-    fixed: &[Vec<Fr>],
-    advice: &[Vec<Fr>],
-    challenges: &[Fr],
-    layout: &Layout,
-    columns: &Columns,
-) -> Vec<&'static str> {
-    let n = 1usize << layout.k;
-    let usable = layout.active + 1;
-    let at = |row: usize, rotation: i32| (row as i64 + i64::from(rotation)).rem_euclid(n as i64) as usize;
-    let mut bad = std::collections::BTreeSet::new();
-    for gate in cs.gates() {
-        for poly in gate.polynomials() {
-            let wrong: Vec<bool> = map_rows(usable, |row| {
-                poly.evaluate(
-                    &|c| c,
-                    &|_| Fr::ZERO,
-                    &|q| fixed[q.column_index()][at(row, q.rotation().0)],
-                    &|q| advice[q.column_index()][at(row, q.rotation().0)],
-                    &|_| Fr::ZERO,
-                    &|c| challenges[c.index()],
-                    &|a| -a,
-                    &|a, b| a + b,
-                    &|a, b| a * b,
-                    &|a, s| a * s,
-                ) != Fr::ZERO
-            });
-            if wrong.contains(&true) {
-                bad.insert(crate::ids::intern(gate.name()));
-            }
-        }
-    }
-    for ((p, i), (q, j)) in copies(layout) {
-        if advice[columns.port(p).index()][i] != advice[columns.port(q).index()][j] {
-            bad.insert("copy");
-        }
-    }
-    bad.into_iter().collect()
 }

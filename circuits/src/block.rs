@@ -216,8 +216,8 @@ impl Columns {
         let lanes = layout.lanes;
         let first =
             |meta: &mut ConstraintSystem<Fr>, n| (0..n).map(|_| meta.advice_column_in(FirstPhase)).collect();
-        let boundary_in = first(meta, layout.boundary_columns);
-        let boundary_out = first(meta, layout.boundary_columns);
+        let boundary_in = first(meta, layout.boundary.columns);
+        let boundary_out = first(meta, layout.boundary.columns);
         let weights = first(meta, layout.weight_lanes);
         let cells = (0..SLOTS).map(|_| first(meta, lanes)).collect();
         let multiplicities = LogUp::multiplicities(meta, layout.table_columns());
@@ -409,8 +409,8 @@ impl Columns {
         });
         self.gate(meta, "boundary/1", |v| {
             let c = v.challenges();
-            let column = power(&c.alpha, layout.boundary_tokens);
-            let both = combination(&column, layout.boundary_columns, |i| {
+            let column = power(&c.alpha, layout.boundary.per_column);
+            let both = combination(&column, layout.boundary.columns, |i| {
                 v.advice(self.boundary_in[i], 0) + c.eta.clone() * v.advice(self.boundary_out[i], 0)
             });
             let tail = v.fixed(self.link_boundary) * c.gamma * v.advice(self.wb, 1);
@@ -497,7 +497,7 @@ impl Columns {
             }
         }
         let d = spec.shape.hidden;
-        for row in 0..layout.boundary_tokens * d {
+        for row in 0..layout.boundary.rows() {
             set(self.on_boundary, row, true);
             set(self.link_boundary, row, (row + 1) % d != 0);
         }
@@ -698,7 +698,7 @@ impl SliceCircuit for BlockCircuit {
         match params.layout() {
             Ok(layout) => {
                 let [cells, tables] = [SLOTS.saturating_mul(layout.lanes), layout.table_columns()];
-                let linked = layout.weight_lanes.saturating_add(2 * layout.boundary_columns);
+                let linked = layout.weight_lanes.saturating_add(2 * layout.boundary.columns);
                 if cells.saturating_add(tables).saturating_add(linked) > MAX_COLUMNS {
                     return Err(RefusedParams { reason: "the block has too many columns" });
                 }
@@ -710,7 +710,7 @@ impl SliceCircuit for BlockCircuit {
             Err(LayoutError::Lanes { .. }) => {
                 Err(RefusedParams { reason: "the lanes do not divide the tokens" })
             }
-            Err(LayoutError::Rows { .. }) => Err(RefusedParams { reason: "the block does not fit its rows" }),
+            Err(_) => Err(RefusedParams { reason: "the block does not fit its rows" }),
         }
     }
 
@@ -728,7 +728,7 @@ impl SliceCircuit for BlockCircuit {
 
     fn linked(params: &BlockParams) -> LinkedColumns {
         let Ok(layout) = params.layout() else { return LinkedColumns::default() };
-        let b = layout.boundary_columns;
+        let b = layout.boundary.columns;
         LinkedColumns {
             boundary_in: 0..b,
             boundary_out: b..2 * b,

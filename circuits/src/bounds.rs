@@ -2,7 +2,10 @@
 
 use thiserror::Error;
 
-use crate::{executor::reciprocal_root, spec::BlockSpec};
+use crate::{
+    executor::reciprocal_root,
+    spec::{BlockSpec, NormSpec},
+};
 
 /// Why a specification cannot be compiled.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -35,8 +38,48 @@ pub enum SpecError {
 /// Bits of the field: both sides of every relation stay below `p/2 > 2^252`.
 const FIELD_BITS: u32 = 252;
 
-fn log2_ceil(n: u64) -> u32 {
+pub(crate) fn log2_ceil(n: u64) -> u32 {
     64 - n.saturating_sub(1).leading_zeros()
+}
+
+/// Refuses a parameter outside `[min, max]`.
+pub(crate) fn require(name: &'static str, value: u64, min: u64, max: u64) -> Result<(), SpecError> {
+    if (min..=max).contains(&value) { Ok(()) } else { Err(SpecError::Parameter { name, value, min, max }) }
+}
+
+/// Refuses a relation that may need more bits than there are.
+pub(crate) fn bound(relation: &'static str, needed: u32, available: u32) -> Result<(), SpecError> {
+    if needed <= available { Ok(()) } else { Err(SpecError::Bound { relation, needed, available }) }
+}
+
+impl NormSpec {
+    /// Checks the parameters of a norm and every bound that its soundness needs; see [`BlockSpec::check`].
+    ///
+    /// # Errors
+    /// The parameter, or the relation that could overflow.
+    pub fn check(&self) -> Result<(), SpecError> {
+        require("hidden", self.hidden as u64, 1, 1 << 16)?;
+        require("act_bits", self.act_bits.into(), 4, 16)?;
+        require("limb_bits", self.limb_bits.into(), 2, 15)?;
+        require("residual_lo_bits", self.residual_lo_bits.into(), 1, 15)?;
+        require("rsqrt_bits", self.rsqrt_bits.into(), 1, 60)?;
+        require("norm_eps", self.norm_eps, 1, 1 << 50)?;
+        require("norm_shift", self.norm_shift.into(), 2, 28)?;
+        let (limb, stream) = (self.limb_bits, self.act_bits + self.residual_lo_bits);
+        bound("residual stream", stream, 31)?;
+        // v = eps + sum x^2 < 2^v_bits, held in four limbs.
+        let v_bits = 1 + (2 * (stream - 1) + log2_ceil(self.hidden as u64)).max(log2_ceil(self.norm_eps + 1));
+        bound("rms-norm/1 sum of squares", v_bits, 4 * limb)?;
+        // s = floor(2^A / sqrt(v)) is greatest at v = eps; held in two limbs.
+        let s_bits = 64 - reciprocal_root(self.norm_eps, self.rsqrt_bits).leading_zeros();
+        bound("rms-norm/2 reciprocal root", s_bits, 2 * limb)?;
+        bound("rms-norm/2 reciprocal root fits 31 bits", s_bits, 31)?;
+        // 2^(2A) - s^2 v < (2s+1) v <= 2^(A+2) sqrt(v): held in six limbs.
+        bound("rms-norm/3 remainder", self.rsqrt_bits + 2 + v_bits.div_ceil(2), 6 * limb)?;
+        bound("rms-norm/3 modulo p", 4 * limb + 2 * (2 * limb + 1) + 1, FIELD_BITS)?;
+        // n = requant(x s): both sides.
+        bound("rms-norm/4", (stream + 2 * limb).max(self.act_bits + self.norm_shift) + 1, FIELD_BITS)
+    }
 }
 
 impl BlockSpec {
@@ -50,13 +93,7 @@ impl BlockSpec {
     /// The parameter, or the relation that could overflow.
     pub fn check(&self) -> Result<(), SpecError> {
         let (s, c) = (&self.shape, &self.scales);
-        let range = |name, value: u64, min: u64, max: u64| {
-            if (min..=max).contains(&value) {
-                Ok(())
-            } else {
-                Err(SpecError::Parameter { name, value, min, max })
-            }
-        };
+        let range = require;
         let size = |name, value: usize, max: u64| range(name, value as u64, 1, max);
         size("hidden", s.hidden, 1 << 16)?;
         size("ffn", s.ffn, 1 << 17)?;
@@ -69,10 +106,6 @@ impl BlockSpec {
         let act = u64::from(c.act_bits);
         range("weight_bits", self.weight_bits.into(), 2, 16)?;
         range("act_bits", act, 4, 16)?;
-        range("limb_bits", c.limb_bits.into(), 2, 15)?;
-        range("residual_lo_bits", c.residual_lo_bits.into(), 1, 15)?;
-        range("rsqrt_bits", c.rsqrt_bits.into(), 1, 60)?;
-        range("norm_eps", c.norm_eps, 1, 1 << 50)?;
         for (name, shift) in [
             ("qk_shift", c.qk_shift),
             ("v_shift", c.v_shift),
@@ -87,7 +120,6 @@ impl BlockSpec {
         ] {
             range(name, shift.into(), 1, 15)?;
         }
-        range("norm_shift", c.norm_shift.into(), 2, 28)?;
         range("prob_shift", c.prob_shift.into(), 2, 28)?;
         range("rope_base", c.rope_base.into(), 2, u32::MAX.into())?;
         range("exp_in_bits", c.exp_in_bits.into(), 1, act - 1)?;
@@ -98,23 +130,8 @@ impl BlockSpec {
         range("silu_frac", c.silu_frac.into(), 0, 15)?;
         range("recip_bits", c.recip_bits.into(), u64::from(c.exp_out_bits), 45)?;
 
-        let bound = |relation, needed: u32, available: u32| {
-            if needed <= available { Ok(()) } else { Err(SpecError::Bound { relation, needed, available }) }
-        };
-        let (limb, stream) = (c.limb_bits, c.act_bits + c.residual_lo_bits);
-        bound("residual stream", stream, 31)?;
-        // v = eps + sum x^2 < 2^v_bits, held in four limbs.
-        let v_bits = 1 + (2 * (stream - 1) + log2_ceil(s.hidden as u64)).max(log2_ceil(c.norm_eps + 1));
-        bound("rms-norm/1 sum of squares", v_bits, 4 * limb)?;
-        // s = floor(2^A / sqrt(v)) is greatest at v = eps; held in two limbs.
-        let s_bits = 64 - reciprocal_root(c.norm_eps, c.rsqrt_bits).leading_zeros();
-        bound("rms-norm/2 reciprocal root", s_bits, 2 * limb)?;
-        bound("rms-norm/2 reciprocal root fits 31 bits", s_bits, 31)?;
-        // 2^(2A) - s^2 v < (2s+1) v <= 2^(A+2) sqrt(v): held in six limbs.
-        bound("rms-norm/3 remainder", c.rsqrt_bits + 2 + v_bits.div_ceil(2), 6 * limb)?;
-        bound("rms-norm/3 modulo p", 4 * limb + 2 * (2 * limb + 1) + 1, FIELD_BITS)?;
-        // n = requant(x s): both sides.
-        bound("rms-norm/4", (stream + 2 * limb).max(c.act_bits + c.norm_shift) + 1, FIELD_BITS)?;
+        self.norm().check()?;
+        let limb = c.limb_bits;
         // R Z + rem = 2^a, Z <= T 2^exp_out.
         let z_bits = c.exp_out_bits + log2_ceil(self.tokens as u64) + 1;
         bound("softmax/5 sum", z_bits, 2 * limb)?;

@@ -8,7 +8,7 @@ use std::fmt;
 use thiserror::Error;
 
 use crate::{
-    spec::{BlockSpec, BlockWeights, Matrix, Scales},
+    spec::{BlockSpec, BlockWeights, Matrix, NormSpec, Scales},
     tables,
 };
 
@@ -51,6 +51,18 @@ pub enum Site {
     Glu,
     /// Output of the block.
     Output,
+    /// Position whose next token is asked for.
+    Position,
+    /// Output of the final norm.
+    HeadNorm,
+    /// Gain of the final norm.
+    Gain,
+    /// Output of the final norm times its gain.
+    HeadGain,
+    /// Greatest logit.
+    Logit,
+    /// Distance of a logit from the greatest.
+    LogitDistance,
 }
 
 impl fmt::Display for Site {
@@ -74,6 +86,12 @@ impl fmt::Display for Site {
             Site::Silu => "silu",
             Site::Glu => "glu",
             Site::Output => "output",
+            Site::Position => "position",
+            Site::HeadNorm => "head-norm",
+            Site::Gain => "gain",
+            Site::HeadGain => "head-gain",
+            Site::Logit => "logit",
+            Site::LogitDistance => "logit-distance",
         })
     }
 }
@@ -97,6 +115,16 @@ pub enum ExecError {
         min: i64,
         /// Greatest value allowed.
         max: i64,
+    },
+    /// A token id is not in the vocabulary.
+    #[error("token {token} has id {id}, the vocabulary has {vocab}")]
+    Token {
+        /// Which token.
+        token: usize,
+        /// Its id.
+        id: usize,
+        /// Ids that there are.
+        vocab: usize,
     },
     /// An input has the wrong size.
     #[error("{what} has {actual} entries, expected {expected}")]
@@ -197,20 +225,30 @@ fn split(c: i64, shift: u32) -> (i64, i32) {
     (c >> shift, (c & ((1i64 << shift) - 1)) as i32)
 }
 
-/// A signed range of `bits` bits, checked at a site.
+/// The range of a site.
 #[derive(Clone, Copy)]
-struct Range {
+pub(crate) struct Range {
     site: Site,
     min: i64,
     max: i64,
 }
 
 impl Range {
-    fn signed(site: Site, bits: u32) -> Self {
+    pub(crate) fn signed(site: Site, bits: u32) -> Self {
         Range { site, min: -(1i64 << (bits - 1)), max: (1i64 << (bits - 1)) - 1 }
     }
 
-    fn check(self, value: i64, token: usize, index: usize) -> Result<i32, ExecError> {
+    pub(crate) fn unsigned(site: Site, bits: u32) -> Self {
+        Range { site, min: 0, max: (1i64 << bits) - 1 }
+    }
+
+    pub(crate) fn check(self, value: i64, token: usize, index: usize) -> Result<i32, ExecError> {
+        self.contains(value, token, index)?;
+        Ok(value as i32)
+    }
+
+    /// As [`Range::check`], for values that may need more than 32 bits.
+    pub(crate) fn contains(self, value: i64, token: usize, index: usize) -> Result<(), ExecError> {
         if value < self.min || value > self.max {
             return Err(ExecError::OutOfRange {
                 site: self.site,
@@ -221,7 +259,7 @@ impl Range {
                 max: self.max,
             });
         }
-        Ok(value as i32)
+        Ok(())
     }
 }
 
@@ -268,7 +306,7 @@ pub fn product(x: &[i32], w: &Matrix) -> Vec<i64> {
 }
 
 /// Requantises a whole tensor of `width` features, optionally adding a stream `base` after the shift.
-fn requantise(
+pub(crate) fn requantise(
     c: &[i64],
     base: Option<&[i32]>,
     width: usize,
@@ -302,16 +340,14 @@ pub fn reciprocal_root(v: u64, rsqrt_bits: u32) -> u64 {
     s as u64
 }
 
-fn norm(x: &[i32], spec: &BlockSpec, site: Site) -> Result<NormTrace, ExecError> {
-    let d = spec.shape.hidden;
-    let scales = &spec.scales;
-    let range = Range::signed(site, scales.act_bits);
+pub(crate) fn norm(x: &[i32], spec: &NormSpec, site: Site) -> Result<NormTrace, ExecError> {
+    let range = Range::signed(site, spec.act_bits);
     let mut trace = NormTrace::default();
-    for (t, row) in x.chunks(d).enumerate() {
-        let v = row.iter().fold(scales.norm_eps, |v, &x| v + (i64::from(x) * i64::from(x)) as u64);
-        let s = reciprocal_root(v, scales.rsqrt_bits) as i64;
+    for (t, row) in x.chunks(spec.hidden).enumerate() {
+        let v = row.iter().fold(spec.norm_eps, |v, &x| v + (i64::from(x) * i64::from(x)) as u64);
+        let s = reciprocal_root(v, spec.rsqrt_bits) as i64;
         for (i, &x) in row.iter().enumerate() {
-            let (q, r) = split(i64::from(x) * s, scales.norm_shift);
+            let (q, r) = split(i64::from(x) * s, spec.norm_shift);
             trace.n.q.push(range.check(q, t, i)?);
             trace.n.r.push(r);
         }
@@ -351,7 +387,7 @@ fn attention(query: &[i32], key: &[i32], spec: &BlockSpec) -> Result<AttentionTr
     let (tokens, shape, scales) = (spec.tokens, &spec.shape, &spec.scales);
     let (hd, group) = (shape.head_dim, shape.heads / shape.kv_heads);
     let signed = |site| Range::signed(site, scales.act_bits);
-    let distance_range = Range { site: Site::ScoreDistance, min: 0, max: (1i64 << scales.exp_in_bits) - 1 };
+    let distance_range = Range::unsigned(Site::ScoreDistance, scales.exp_in_bits);
     let exp: Vec<i32> = (0..1i32 << scales.exp_in_bits).map(|d| tables::exp_entry(scales, d)).collect();
     let mut a = AttentionTrace::default();
     let mut scores = vec![0i64; tokens];
@@ -417,7 +453,7 @@ fn mix(prob: &[i32], value: &[i32], spec: &BlockSpec) -> Vec<i64> {
     out
 }
 
-fn expect_size(what: &'static str, expected: usize, actual: usize) -> Result<(), ExecError> {
+pub(crate) fn expect_size(what: &'static str, expected: usize, actual: usize) -> Result<(), ExecError> {
     if expected == actual { Ok(()) } else { Err(ExecError::Size { what, expected, actual }) }
 }
 
@@ -460,7 +496,7 @@ pub fn execute(spec: &BlockSpec, weights: &BlockWeights, x: &[i32]) -> Result<Tr
     }
     let (d, qw, kvw) = (shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
 
-    let norm1 = norm(x, spec, Site::AttnNorm)?;
+    let norm1 = norm(x, &spec.norm(), Site::AttnNorm)?;
     let linear = |x: &[i32], w: &Matrix, shift, range| requantise(&product(x, w), None, w.cols, shift, range);
     let query = linear(&norm1.n.q, &weights.q, scales.qk_shift, act(Site::Query))?;
     let key = linear(&norm1.n.q, &weights.k, scales.qk_shift, act(Site::Key))?;
@@ -472,7 +508,7 @@ pub fn execute(spec: &BlockSpec, weights: &BlockWeights, x: &[i32]) -> Result<Tr
     let mix = requantise(&mixed, None, qw, scales.mix_shift, act(Site::Mix))?;
     let middle =
         requantise(&product(&mix.q, &weights.o), Some(x), d, scales.attn_out_shift, stream(Site::Middle))?;
-    let norm2 = norm(&middle.q, spec, Site::FfnNorm)?;
+    let norm2 = norm(&middle.q, &spec.norm(), Site::FfnNorm)?;
     let gate_range = Range::signed(Site::Gate, scales.silu_in_bits);
     let gate = linear(&norm2.n.q, &weights.gate, scales.gate_shift, gate_range)?;
     let up = linear(&norm2.n.q, &weights.up, scales.up_shift, act(Site::Up))?;

@@ -1,6 +1,6 @@
 //! Constraint ids: the same names in gates, errors, tests and `docs/protocol.md`.
 
-/// Every constraint id of the block circuit, in the order of the documentation.
+/// Every constraint id, in the order of the documentation.
 pub const ALL: &[&str] = &[
     "in/1",
     "out/1",
@@ -29,6 +29,17 @@ pub const ALL: &[&str] = &[
     "lookup/3",
     "lookup/4",
     "lookup/5",
+    "boundary/2",
+    "sum/3",
+    "head-norm/4",
+    "head-gain/1",
+    "select/1",
+    "argmax/1",
+    "argmax/2",
+    "embed/1",
+    "embed/2",
+    "embed/3",
+    "embed/4",
     "copy",
 ];
 

@@ -7,6 +7,7 @@
 use thiserror::Error;
 
 use crate::{
+    boundary::{BoundaryShape, active_rows},
     bounds::SpecError,
     rows::{Kind, LOOKUPS},
     spec::{BlockSpec, BlockWeights, Matrix},
@@ -104,6 +105,16 @@ pub enum LayoutError {
         lanes: usize,
         /// Tokens of the specification.
         tokens: usize,
+    },
+    /// The embedding and the head are not of one model.
+    #[error("{what}: {embedding} in the embedding, {head} in the head")]
+    Ends {
+        /// What differs.
+        what: &'static str,
+        /// In the embedding.
+        embedding: usize,
+        /// In the head.
+        head: usize,
     },
     /// The rows do not fit.
     #[error("{what} needs {needed} rows, k = {k} has {available}")]
@@ -233,6 +244,30 @@ pub struct TableSet {
 }
 
 impl TableSet {
+    /// The set of `tables`, each once, where `domain` says first `in` and size.
+    pub fn new(mut tables: Vec<Table>, domain: impl Fn(Table) -> (i32, usize)) -> Self {
+        tables.sort_unstable();
+        tables.dedup();
+        let mut entries = 0;
+        let spans = tables
+            .iter()
+            .map(|&table| {
+                let (first, size) = domain(table);
+                let span = (entries, first, size);
+                entries += size;
+                span
+            })
+            .collect();
+        TableSet { tables, spans, entries }
+    }
+
+    /// All entries `(in, out, tag)` of a set of ranges: every `out` is 0.
+    pub fn ranges(&self) -> impl Iterator<Item = (i32, i32, u32)> + '_ {
+        self.spans.iter().enumerate().flat_map(|(i, &(_, first, size))| {
+            (0..size as i32).map(move |offset| (first + offset, 0, i as u32 + 1))
+        })
+    }
+
     /// Position of a table in [`TableSet::tables`].
     pub fn index(&self, table: Table) -> usize {
         self.tables.iter().position(|&t| t == table).unwrap_or(usize::MAX)
@@ -260,10 +295,8 @@ pub struct Layout {
     pub value_start: usize,
     /// Blocks of value features per head.
     pub value_blocks: usize,
-    /// Boundary columns on each side.
-    pub boundary_columns: usize,
-    /// Tokens of a boundary column.
-    pub boundary_tokens: usize,
+    /// Boundary columns, on each side.
+    pub boundary: BoundaryShape,
     /// Products with weights.
     pub weight_ops: Vec<WeightOp>,
     /// Products of activations.
@@ -290,7 +323,7 @@ impl Layout {
             return Err(LayoutError::Lanes { lanes, tokens });
         }
         let groups = tokens / lanes;
-        let active = (1usize << k).saturating_sub(UNUSABLE_ROWS + 1);
+        let active = active_rows(k);
         let strip_length = strip_length(spec);
         let value_start = groups * strip_length;
         let value_blocks = s.head_dim.div_ceil(lanes);
@@ -303,12 +336,13 @@ impl Layout {
             }
         };
         fits("the cell region", cell_rows)?;
-        fits("one token of a boundary", s.hidden)?;
+        let Some(boundary) = BoundaryShape::new(active, s.hidden, tokens) else {
+            let what = "one token of a boundary";
+            return Err(LayoutError::Rows { what, needed: s.hidden, available: active, k });
+        };
         // Parameters may come from a stranger's card: nothing is allocated before the rows are known to fit.
         let strip = strip_rows(spec);
         debug_assert_eq!(strip.len(), strip_length);
-        let boundary_tokens = (active / s.hidden).min(tokens);
-        let boundary_columns = tokens.div_ceil(boundary_tokens);
 
         let mut layout = Layout {
             spec: spec.clone(),
@@ -320,8 +354,7 @@ impl Layout {
             strip,
             value_start,
             value_blocks,
-            boundary_columns,
-            boundary_tokens,
+            boundary,
             weight_ops: vec![],
             pair_ops: vec![],
             chains: vec![],
@@ -330,12 +363,11 @@ impl Layout {
             rows_used: (cell_rows, 0),
         };
         let tail = layout.tail_rows();
-        let fits_with =
-            |lanes: usize| layout.weight_rows(lanes).max(boundary_tokens * s.hidden) + tail <= active;
+        let fits_with = |lanes: usize| layout.weight_rows(lanes).max(boundary.rows()) + tail <= active;
         let most = 1 + s.ffn.max(layout.qk_width()).max(s.hidden);
         let first = (1..=most).find(|&w| fits_with(w));
         let Some(weight_lanes) = first else {
-            let needed = layout.weight_rows(most).max(boundary_tokens * s.hidden) + tail;
+            let needed = layout.weight_rows(most).max(boundary.rows()) + tail;
             return Err(LayoutError::Rows { what: "the product region", needed, available: active, k });
         };
         layout.weight_lanes = weight_lanes;
@@ -363,7 +395,7 @@ impl Layout {
         let (s, g, t) = (&self.spec.shape, self.groups, self.spec.tokens);
         let pairs = s.heads * (s.head_dim + t);
         // qk, v, scores, mixes, o, gate/up (two chains), down, boundary (four chains)
-        pairs + g + t + 2 * s.heads * g + 2 * g + (g + 2) + 2 * g + (self.boundary_tokens + 2 * g + 2)
+        pairs + g + t + 2 * s.heads * g + 2 * g + (g + 2) + 2 * g + (self.boundary.per_column + 2 * g + 2)
     }
 
     /// Row of the cell region where `row` of group `group` stands; only for rows that exist.
@@ -502,7 +534,7 @@ impl Layout {
             ops.push(WeightOp { id, start: at, inputs, outputs, blocks, input_row });
             at += inputs * blocks;
         }
-        at = at.max(self.boundary_tokens * s.hidden);
+        at = at.max(self.boundary.rows());
 
         let mut pairs = vec![];
         for h in 0..s.heads {
@@ -586,7 +618,7 @@ impl Layout {
         equalities.push((acc(ops[5].start), down_out));
 
         let committed = chain(
-            (0..self.boundary_tokens)
+            (0..self.boundary.per_column)
                 .map(|token| ((Port::Right, token * s.hidden), 1, Link::Alpha))
                 .collect(),
         );
@@ -625,18 +657,6 @@ impl Layout {
             }
         }
         columns
-    }
-
-    /// The boundary columns of activations `[tokens, hidden]`, `active` rows each.
-    pub fn boundary(&self, x: &[i32]) -> Vec<Vec<i32>> {
-        let width = self.boundary_tokens * self.spec.shape.hidden;
-        x.chunks(width)
-            .map(|chunk| {
-                let mut column = chunk.to_vec();
-                column.resize(self.active, 0);
-                column
-            })
-            .collect()
     }
 }
 
@@ -677,17 +697,5 @@ fn table_set(spec: &BlockSpec) -> TableSet {
     for kind in Kind::ALL {
         tables.extend::<[Table; LOOKUPS]>(kind.tables(spec));
     }
-    tables.sort_unstable();
-    tables.dedup();
-    let mut entries = 0;
-    let spans = tables
-        .iter()
-        .map(|table| {
-            let (first, size) = table.domain(&spec.scales);
-            let span = (entries, first, size);
-            entries += size;
-            span
-        })
-        .collect();
-    TableSet { tables, spans, entries }
+    TableSet::new(tables, |table| table.domain(&spec.scales))
 }

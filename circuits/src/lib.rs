@@ -1,5 +1,6 @@
 //! Fixed-point transformer layers compiled into halo2 circuits.
 //!
+//! - [`block`], [`embedding`], [`head`]: the slices of a model; [`model`]: any of them.
 //! - [`executor`]: the integer semantics, which are the specification.
 //! - [`bounds`]: which specifications are sound to compile.
 //! - [`tables`]: the lookup tables.
@@ -10,11 +11,16 @@
 pub mod assign;
 pub mod audit;
 pub mod block;
+pub mod boundary;
 pub mod bounds;
+pub mod embedding;
 pub mod executor;
+pub mod head;
 pub mod ids;
 pub mod layout;
 pub mod logup;
+pub mod matrix;
+pub mod model;
 pub mod plan;
 pub mod range;
 pub mod rows;

@@ -33,6 +33,9 @@ pub fn tuple<E: Algebra>(input: E, output: Option<E>, tag: E, theta: &E) -> E {
     input + theta.clone() * tail
 }
 
+/// Yields the tuples of a row with their numerators.
+type Tuples<'a> = dyn FnMut(&mut VirtualCells<'_, Fr>) -> Vec<(Expression<Fr>, Expression<Fr>)> + 'a;
+
 /// The columns of one LogUp argument.
 #[derive(Clone, Debug)]
 pub struct LogUp {
@@ -60,20 +63,44 @@ impl LogUp {
         (0..tables).map(|_| meta.advice_column_in(FirstPhase)).collect()
     }
 
-    /// Allocates the rest: `cells` looked-up expressions per row.
+    /// Allocates the rest over fixed tables: `cells` looked-up expressions per row.
     pub fn new(
         meta: &mut ConstraintSystem<Fr>,
         multiplicities: Vec<Column<Advice>>,
         cells: usize,
         active: Column<Fixed>,
     ) -> LogUp {
-        let tables = multiplicities.len();
-        let mut phase1 = |n: usize| (0..n).map(|_| meta.advice_column_in(SecondPhase)).collect::<Vec<_>>();
-        let helpers = phase1(cells.div_ceil(ARITY));
-        let table_helpers = phase1(tables.div_ceil(ARITY));
-        let sum = meta.advice_column_in(SecondPhase);
+        let tables = (0..multiplicities.len()).map(|_| [(); 3].map(|()| meta.fixed_column())).collect();
+        let second = |meta: &mut ConstraintSystem<Fr>| meta.advice_column_in(SecondPhase);
+        Self::over(meta, tables, multiplicities, cells, active, second)
+    }
+
+    /// Allocates the rest over tables whose tuples are expressions of the circuit's own columns
+    /// ([`LogUp::gates_over`]); `advice` allocates a column of the phase after `theta` and `beta`.
+    pub fn over_columns(
+        meta: &mut ConstraintSystem<Fr>,
+        multiplicities: Vec<Column<Advice>>,
+        cells: usize,
+        active: Column<Fixed>,
+        advice: impl FnMut(&mut ConstraintSystem<Fr>) -> Column<Advice>,
+    ) -> LogUp {
+        Self::over(meta, vec![], multiplicities, cells, active, advice)
+    }
+
+    fn over(
+        meta: &mut ConstraintSystem<Fr>,
+        tables: Vec<[Column<Fixed>; 3]>,
+        multiplicities: Vec<Column<Advice>>,
+        cells: usize,
+        active: Column<Fixed>,
+        mut advice: impl FnMut(&mut ConstraintSystem<Fr>) -> Column<Advice>,
+    ) -> LogUp {
+        let mut columns = |n: usize| (0..n).map(|_| advice(meta)).collect::<Vec<_>>();
+        let helpers = columns(cells.div_ceil(ARITY));
+        let table_helpers = columns(multiplicities.len().div_ceil(ARITY));
+        let sum = advice(meta);
         LogUp {
-            tables: (0..tables).map(|_| [(); 3].map(|()| meta.fixed_column())).collect(),
+            tables,
             multiplicities,
             helpers,
             table_helpers,
@@ -84,14 +111,12 @@ impl LogUp {
         }
     }
 
-    /// Creates the gates `lookup/1` (helpers), `lookup/2` (table helpers), `lookup/3` (running sum),
-    /// `lookup/4` and `lookup/5` (its ends).
+    /// Creates the gates over fixed tables; every row looks up all of `lookups`.
     ///
     /// `lookups` yields the tuples (see [`tuple()`]) of a row, in helper order.
     ///
     /// # Soundness
-    /// Looked-up expressions must contain phase-0, fixed and challenge terms only: a cell that only the
-    /// lookup defines could be solved for once `beta` is known (security.md S23). [`crate::audit`] checks it.
+    /// See [`LogUp::gates_over`].
     pub fn gates(
         &self,
         meta: &mut ConstraintSystem<Fr>,
@@ -99,43 +124,61 @@ impl LogUp {
         beta: Challenge,
         mut lookups: impl FnMut(&mut VirtualCells<'_, Fr>) -> Vec<Expression<Fr>>,
     ) {
-        meta.create_gate("lookup/1", |meta| {
-            let active = meta.query_fixed(self.active, Rotation::cur());
-            let beta = meta.query_challenge(beta);
-            let denominators: Vec<_> = lookups(meta).into_iter().map(|v| v + beta.clone()).collect();
-            self.helpers
-                .iter()
-                .zip(denominators.chunks(ARITY))
-                .map(|(&helper, d)| {
-                    let h = meta.query_advice(helper, Rotation::cur());
-                    let ones = vec![Expression::Constant(Fr::ONE); d.len()];
-                    active.clone() * fraction(h, d, &ones)
-                })
-                .collect::<Vec<_>>()
-        });
-        meta.create_gate("lookup/2", |meta| {
-            let active = meta.query_fixed(self.active, Rotation::cur());
-            let (theta, beta) = (meta.query_challenge(theta), meta.query_challenge(beta));
-            let entries: Vec<_> = self
-                .tables
-                .iter()
-                .zip(&self.multiplicities)
-                .map(|(columns, &m)| {
-                    let [input, output, tag] = columns.map(|c| meta.query_fixed(c, Rotation::cur()));
-                    let m = meta.query_advice(m, Rotation::cur());
-                    (tuple(input, Some(output), tag, &theta) + beta.clone(), m)
-                })
-                .collect();
-            self.table_helpers
-                .iter()
-                .zip(entries.chunks(ARITY))
-                .map(|(&helper, part)| {
-                    let h = meta.query_advice(helper, Rotation::cur());
-                    let (d, m): (Vec<_>, Vec<_>) = part.iter().cloned().unzip();
-                    active.clone() * fraction(h, &d, &m)
-                })
-                .collect::<Vec<_>>()
-        });
+        let one = Expression::Constant(Fr::ONE);
+        self.gates_over(
+            meta,
+            beta,
+            |meta| lookups(meta).into_iter().map(|v| (v, one.clone())).collect(),
+            |meta| {
+                let theta = meta.query_challenge(theta);
+                self.tables
+                    .iter()
+                    .zip(&self.multiplicities)
+                    .map(|(columns, &m)| {
+                        let [input, output, tag] = columns.map(|c| meta.query_fixed(c, Rotation::cur()));
+                        let m = meta.query_advice(m, Rotation::cur());
+                        (tuple(input, Some(output), tag, &theta), m)
+                    })
+                    .collect()
+            },
+        );
+    }
+
+    /// Creates the gates `lookup/1` (helpers), `lookup/2` (table helpers), `lookup/3` (running sum),
+    /// `lookup/4` and `lookup/5` (its ends).
+    ///
+    /// `lookups` yields the tuples of a row with their counts (0 where a row looks nothing up), `entries` the
+    /// tuples of a table row with their multiplicities (0 where there is no entry), both in helper order and of
+    /// degree at most 1 in the tuple.
+    ///
+    /// # Soundness
+    /// Tuples and counts must contain only columns of phases before the challenges: a cell that only the lookup
+    /// defines could be solved for once `beta` is known (security.md S23). [`crate::audit`] checks it.
+    pub fn gates_over(
+        &self,
+        meta: &mut ConstraintSystem<Fr>,
+        beta: Challenge,
+        mut lookups: impl FnMut(&mut VirtualCells<'_, Fr>) -> Vec<(Expression<Fr>, Expression<Fr>)>,
+        mut entries: impl FnMut(&mut VirtualCells<'_, Fr>) -> Vec<(Expression<Fr>, Expression<Fr>)>,
+    ) {
+        let mut fractions = |id: &'static str, helpers: &[Column<Advice>], tuples: &mut Tuples<'_>| {
+            meta.create_gate(id, |meta| {
+                let active = meta.query_fixed(self.active, Rotation::cur());
+                let beta = meta.query_challenge(beta);
+                let (d, m): (Vec<_>, Vec<_>) =
+                    tuples(meta).into_iter().map(|(v, m)| (v + beta.clone(), m)).unzip();
+                helpers
+                    .iter()
+                    .zip(d.chunks(ARITY).zip(m.chunks(ARITY)))
+                    .map(|(&helper, (d, m))| {
+                        let h = meta.query_advice(helper, Rotation::cur());
+                        active.clone() * fraction(h, d, m)
+                    })
+                    .collect::<Vec<_>>()
+            });
+        };
+        fractions("lookup/1", &self.helpers, &mut lookups);
+        fractions("lookup/2", &self.table_helpers, &mut entries);
         meta.create_gate("lookup/3", |meta| {
             let active = meta.query_fixed(self.active, Rotation::cur());
             let sum = meta.query_advice(self.sum, Rotation::cur());
@@ -186,9 +229,25 @@ impl LogUp {
                 put(at, entry);
             }
         }
+        self.assign_ends(region, rows);
+    }
+
+    /// Assigns the selectors of the running sum's ends: all of it but the tables.
+    pub fn assign_ends(&self, region: &mut Region<'_, Fr>, rows: usize) {
         region.assign_fixed(self.first, 0, Fr::ONE);
         region.assign_fixed(self.end, rows, Fr::ONE);
     }
+}
+
+/// The running sum over `rows` rows of helpers minus table helpers, the row after the last included.
+pub fn running_sum(helpers: &[Vec<Fr>], table_helpers: &[Vec<Fr>], rows: usize) -> Vec<Fr> {
+    let mut sum = vec![Fr::ZERO; rows + 1];
+    for at in 0..rows {
+        let plus: Fr = helpers.iter().map(|h| h[at]).sum();
+        let minus: Fr = table_helpers.iter().map(|h| h[at]).sum();
+        sum[at + 1] = sum[at] + plus - minus;
+    }
+    sum
 }
 
 /// `h prod d_i - sum_i m_i prod_{j != i} d_j`: zero iff `h = sum m_i / d_i`.

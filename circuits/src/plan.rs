@@ -8,8 +8,12 @@ use serde::Serialize;
 use crate::{
     Fr,
     block::{BlockCircuit, BlockParams, DEGREE},
+    embedding::{EmbeddingCircuit, EmbeddingParams},
+    head::{self, circuit::HeadCircuit, layout::HeadParams},
     layout::{Layout, LayoutError},
+    logup::ARITY,
     rows::LOOKUPS,
+    slice::SliceCircuit,
     spec::BlockSpec,
 };
 
@@ -166,11 +170,127 @@ impl Plan {
     }
 }
 
+/// An embedding or a head with its predicted cost.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EndPlan {
+    /// Which end, as its slice is called.
+    pub name: &'static str,
+    /// Rows used in the cell region (or by the table) and by the matrix, and rows available.
+    pub rows: [usize; 3],
+    /// Columns by class.
+    pub columns: ColumnCounts,
+    /// Weights.
+    pub weights: usize,
+    /// Looked-up cells in use.
+    pub lookups: usize,
+    /// Exact size of the halo2 proof.
+    pub proof_bytes: usize,
+    /// Predicted proving time, milliseconds of one core.
+    pub expected_core_ms: f64,
+}
+
+impl EndPlan {
+    /// The plan of an embedding.
+    ///
+    /// # Errors
+    /// See [`EmbeddingParams::layout`].
+    pub fn embedding(params: &EmbeddingParams) -> Result<Self, LayoutError> {
+        let layout = params.layout()?;
+        let mut cs = ConstraintSystem::<Fr>::default();
+        EmbeddingCircuit::configure_with_params(&mut cs, params.clone());
+        let (b, m) = (layout.boundary.columns, layout.table_columns);
+        let spec = &params.spec;
+        let linked = EmbeddingCircuit::linked(params).weights.len();
+        let columns = ColumnCounts {
+            weights: linked,
+            boundary: 2 * b,
+            cells: 0,
+            multiplicities: m,
+            // Combinations of rows and tokens; the two sums.
+            accumulators: m + b + 2,
+            helpers: b.div_ceil(ARITY) + m.div_ceil(ARITY) + 1,
+            permutation: 0,
+            fixed: cs.num_fixed_columns(),
+        };
+        let positions = if spec.position_shift.is_some() { spec.tokens } else { 0 };
+        Ok(Self {
+            name: "embedding",
+            rows: [layout.table_rows, layout.matrix.rows(), layout.active],
+            weights: spec.hidden * (spec.vocab + positions),
+            lookups: spec.tokens,
+            proof_bytes: proof_bytes(&cs),
+            expected_core_ms: expected_ns(&columns, params.k) / 1e6,
+            columns,
+        })
+    }
+
+    /// The plan of a head.
+    ///
+    /// # Errors
+    /// See [`HeadParams::layout`].
+    pub fn head(params: &HeadParams) -> Result<Self, LayoutError> {
+        let layout = params.layout()?;
+        let mut cs = ConstraintSystem::<Fr>::default();
+        HeadCircuit::configure_with_params(&mut cs, params.clone());
+        let (b, m) = (layout.boundary.columns, layout.table_columns());
+        let spec = &params.spec;
+        let chunk = cs.degree().saturating_sub(2).max(1);
+        let columns = ColumnCounts {
+            weights: HeadCircuit::linked(params).weights.len(),
+            boundary: b + 1,
+            cells: head::rows::SLOTS * layout.lanes,
+            multiplicities: m,
+            accumulators: 7 + b,
+            helpers: layout.lanes + m.div_ceil(ARITY) + 1,
+            permutation: cs.permutation().get_columns().len().div_ceil(chunk),
+            fixed: cs.num_fixed_columns(),
+        };
+        Ok(Self {
+            name: "head",
+            rows: [layout.max + 1, layout.matrix.rows(), layout.active],
+            weights: spec.norm.hidden * (spec.vocab + 1),
+            lookups: head::rows::LOOKUPS * spec.vocab * spec.positions,
+            proof_bytes: proof_bytes(&cs),
+            expected_core_ms: expected_ns(&columns, params.k) / 1e6,
+            columns,
+        })
+    }
+}
+
+impl fmt::Display for EndPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ([cells, matrix, available], c) = (self.rows, &self.columns);
+        writeln!(f, "{:<9} {} weights", self.name, self.weights)?;
+        writeln!(f, "rows      {available} usable; cells {cells}, matrix {matrix}")?;
+        writeln!(f, "{c}")?;
+        writeln!(f, "lookups   {}", self.lookups)?;
+        writeln!(f, "proof     {} bytes", self.proof_bytes)?;
+        write!(f, "expected  {:.0} core-ms", self.expected_core_ms)
+    }
+}
+
+impl fmt::Display for ColumnCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "columns   weights {}, boundary {}, cells {}, multiplicities {}, accumulators {}, helpers {}, permutation {}, fixed {}",
+            self.weights,
+            self.boundary,
+            self.cells,
+            self.multiplicities,
+            self.accumulators,
+            self.helpers,
+            self.permutation,
+            self.fixed
+        )
+    }
+}
+
 fn predict(layout: &Layout) -> ColumnCounts {
     let tables = layout.table_columns();
     ColumnCounts {
         weights: layout.weight_lanes,
-        boundary: 2 * layout.boundary_columns,
+        boundary: 2 * layout.boundary.columns,
         cells: crate::rows::SLOTS * layout.lanes,
         multiplicities: tables,
         accumulators: 7,
@@ -230,19 +350,7 @@ impl fmt::Display for Plan {
         )?;
         writeln!(f, "tokens    {} = {} groups of {} lanes", s.tokens, self.groups, self.lanes)?;
         writeln!(f, "rows      2^{} = {available} usable; cells {cells}, products {products}", self.k)?;
-        let c = &self.columns;
-        writeln!(
-            f,
-            "columns   weights {}, boundary {}, cells {}, multiplicities {}, accumulators {}, helpers {}, permutation {}, fixed {}",
-            c.weights,
-            c.boundary,
-            c.cells,
-            c.multiplicities,
-            c.accumulators,
-            c.helpers,
-            c.permutation,
-            c.fixed
-        )?;
+        writeln!(f, "{}", self.columns)?;
         writeln!(
             f,
             "degree    {}; copies {}; table entries {}",

@@ -17,8 +17,8 @@ use thiserror::Error as ThisError;
 use crate::{
     Fr,
     block::{DEGREE, assign_columns},
-    layout::UNUSABLE_ROWS,
-    logup::{ARITY, LogUp, inverses, signed, tuple},
+    boundary::active_rows,
+    logup::{ARITY, LogUp, inverses, running_sum, signed, tuple},
     rows::int,
     slice::{LinkedColumns, MAX_COLUMNS, RefusedParams, SliceCircuit},
     witness::{self, Witness},
@@ -69,7 +69,7 @@ impl RangeParams {
 
     /// Rows whose entries are checked: all that a block can use.
     pub fn active(&self) -> usize {
-        (1usize << self.k).saturating_sub(UNUSABLE_ROWS + 1)
+        active_rows(self.k)
     }
 
     fn tables(&self) -> usize {
@@ -170,13 +170,7 @@ impl Witness for RangeWitness {
             });
             columns.push(column.collect());
         }
-        let mut sum = vec![Fr::ZERO; active + 1];
-        for row in 0..active {
-            let plus: Fr = columns[..helpers].iter().map(|c| c[row]).sum();
-            let minus: Fr = columns[helpers..].iter().map(|c| c[row]).sum();
-            sum[row + 1] = sum[row] + plus - minus;
-        }
-        columns.push(sum);
+        columns.push(running_sum(&columns[..helpers], &columns[helpers..], active));
         let first = self.weights.len() + self.multiplicities.len();
         columns.into_iter().enumerate().map(|(i, c)| (first + i, witness::Column::Field(c))).collect()
     }

@@ -84,6 +84,42 @@ pub struct Scales {
     pub ffn_out_shift: u32,
 }
 
+/// One norm, in a block or in the head; the fields are those of [`Scales`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NormSpec {
+    /// Width `d` of the residual stream.
+    pub hidden: usize,
+    /// See [`Scales::act_bits`].
+    pub act_bits: u32,
+    /// See [`Scales::residual_lo_bits`].
+    pub residual_lo_bits: u32,
+    /// See [`Scales::limb_bits`].
+    pub limb_bits: u32,
+    /// See [`Scales::rsqrt_bits`].
+    pub rsqrt_bits: u32,
+    /// See [`Scales::norm_eps`].
+    pub norm_eps: u64,
+    /// See [`Scales::norm_shift`].
+    pub norm_shift: u32,
+}
+
+impl BlockSpec {
+    /// The norms of the block.
+    pub fn norm(&self) -> NormSpec {
+        let s = &self.scales;
+        NormSpec {
+            hidden: self.shape.hidden,
+            act_bits: s.act_bits,
+            residual_lo_bits: s.residual_lo_bits,
+            limb_bits: s.limb_bits,
+            rsqrt_bits: s.rsqrt_bits,
+            norm_eps: s.norm_eps,
+            norm_shift: s.norm_shift,
+        }
+    }
+}
+
 /// Everything public about a block but its commitments: with `k` it determines the verifying key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -19,11 +19,19 @@ pub enum Table {
 }
 
 impl Table {
-    /// First `in`, and how many there are.
-    pub fn domain(self, scales: &Scales) -> (i32, usize) {
+    /// First `in` of a range, and how many there are; nothing of the functions.
+    pub fn range(self) -> (i32, usize) {
         match self {
             Table::Signed(b) => (-(1 << (b - 1)), 1 << b),
             Table::Unsigned(b) => (0, 1 << b),
+            Table::Exp | Table::Silu => (0, 0),
+        }
+    }
+
+    /// First `in`, and how many there are.
+    pub fn domain(self, scales: &Scales) -> (i32, usize) {
+        match self {
+            Table::Signed(_) | Table::Unsigned(_) => self.range(),
             Table::Exp => (0, 1 << scales.exp_in_bits),
             Table::Silu => (-(1 << (scales.silu_in_bits - 1)), 1 << scales.silu_in_bits),
         }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use crate::{
     block::BlockParams,
+    embedding::{EmbeddingParams, EmbeddingSpec, EmbeddingWeights},
+    head::{HeadSpec, HeadWeights, layout::HeadParams},
     spec::{BlockSpec, BlockWeights, Matrix, Scales, Shape},
 };
 
@@ -82,6 +84,58 @@ pub fn tiny_params() -> BlockParams {
 /// A test block of `shape` with [`tiny_scales`].
 pub fn params(shape: Shape, tokens: usize, lanes: usize, k: u32) -> BlockParams {
     BlockParams { spec: BlockSpec { shape, scales: tiny_scales(), weight_bits: 8, tokens }, lanes, k }
+}
+
+/// The smallest embedding with everything: 7 tokens in two boundary columns, 40 ids in two table columns, learned
+/// positions.
+pub fn tiny_embedding() -> EmbeddingParams {
+    let spec = EmbeddingSpec {
+        hidden: 5,
+        vocab: 40,
+        tokens: 7,
+        weight_bits: 8,
+        stream_bits: 12,
+        shift: 2,
+        position_shift: Some(1),
+    };
+    EmbeddingParams { spec, weight_lanes: 20, k: 5 }
+}
+
+/// Random weights of an embedding, entries up to `bound`.
+pub fn embedding_weights(spec: &EmbeddingSpec, seed: u64, bound: i32) -> EmbeddingWeights {
+    let mut rng = Generator(seed);
+    EmbeddingWeights {
+        matrix: matrix(&mut rng, spec.hidden, spec.vocab, bound),
+        positions: spec.position_shift.map(|_| matrix(&mut rng, spec.tokens, spec.hidden, bound)),
+    }
+}
+
+/// The smallest head with everything: 3 positions of 6 tokens, 17 ids, 3 to a row.
+pub fn tiny_head() -> HeadParams {
+    HeadParams { k: 7, ..head_params(4, 17, 6, 3, 3, 7) }
+}
+
+/// A test head with the norm of [`tiny_scales`].
+pub fn head_params(
+    hidden: usize,
+    vocab: usize,
+    tokens: usize,
+    positions: usize,
+    chunks: usize,
+    weight_lanes: usize,
+) -> HeadParams {
+    let shape = Shape { hidden, ffn: 1, heads: 1, kv_heads: 1, head_dim: 2 };
+    let norm = params(shape, tokens, 1, 9).spec.norm();
+    let spec = HeadSpec { norm, gain_shift: 4, vocab, tokens, positions, weight_bits: 8 };
+    HeadParams { spec, chunks, weight_lanes, k: 9 }
+}
+
+/// Random weights of a head: entries up to `bound`, gains up to twice the gain's unit.
+pub fn head_weights(spec: &HeadSpec, seed: u64, bound: i32) -> HeadWeights {
+    let mut rng = Generator(seed);
+    let matrix = matrix(&mut rng, spec.norm.hidden, spec.vocab, bound);
+    let gain = (0..spec.norm.hidden).map(|_| rng.signed(2 << spec.gain_shift)).collect();
+    HeadWeights { gain: Arc::new(gain), matrix }
 }
 
 /// A small deterministic generator (splitmix64); not for secrets.

@@ -86,7 +86,7 @@ fn audit(params: &BlockParams, seed: u64) -> BTreeMap<(Kind, usize), BTreeSet<&'
         [bench.honest.boundary_in.len(), bench.honest.boundary_out.len()].iter().enumerate()
     {
         for column in 0..*columns {
-            for row in 0..layout.boundary_tokens * params.spec.shape.hidden {
+            for row in 0..layout.boundary.rows() {
                 let mut cheat = bench.honest.clone();
                 let side = if side == 0 { &mut cheat.boundary_in } else { &mut cheat.boundary_out };
                 Arc::make_mut(&mut side[column])[row] += 1;
@@ -192,7 +192,7 @@ fn reason(bench: &Bench, advice: &[Vec<Fr>], class: &str, row: usize) -> Option<
         "weight" if advice[bench.columns.wa.index()][row] == Fr::ZERO => {
             Some("its input is zero for every token: it changes no output, and its commitment is published")
         }
-        "boundary in" | "boundary out" if row >= layout.boundary_tokens * layout.spec.shape.hidden => {
+        "boundary in" | "boundary out" if row >= layout.boundary.per_column * layout.spec.shape.hidden => {
             Some("below the boundary: not accumulated")
         }
         "wa" if off(bench.columns.on_weights) && off(bench.columns.on_pairs) => {

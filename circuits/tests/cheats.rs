@@ -443,7 +443,7 @@ fn looked_up_phase_one_cells_are_refused() {
     });
     assert_eq!(
         determination(&cs),
-        Err(AuditError::LookedUpPhaseOne {
+        Err(AuditError::LookedUpLate {
             gate: "lookup/1".into(),
             relation: 0,
             columns: vec![cell.index(), logup.helpers[0].index()]

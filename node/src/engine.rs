@@ -70,7 +70,7 @@ impl Boundary {
     /// No entropy, or too many activations.
     pub fn hide(srs: &Srs, layout: &Layout, usable_rows: usize, x: &[i32]) -> Result<Self> {
         let columns: Vec<_> =
-            layout.boundary(x).into_iter().map(|column| Column::I32(Arc::new(column))).collect();
+            layout.boundary.of(x).into_iter().map(|column| Column::I32(Arc::new(column))).collect();
         Ok(Boundary::Hidden(commit_blinded(srs, usable_rows, &columns)?))
     }
 
@@ -79,7 +79,7 @@ impl Boundary {
     /// # Errors
     /// Too many activations.
     pub fn open(srs: &VerifierSrs, layout: &Layout, usable_rows: usize, x: &[i32]) -> Result<Self> {
-        let values = OpenBoundary { columns: layout.boundary(x) };
+        let values = OpenBoundary { columns: layout.boundary.of(x) };
         let reference = values.reference(srs, usable_rows)?;
         Ok(Boundary::Open { values, reference })
     }

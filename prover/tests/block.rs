@@ -174,7 +174,7 @@ impl World {
 
     fn boundary(&self, x: &[i32]) -> BlindedColumns {
         let columns: Vec<_> =
-            self.layout().boundary(x).into_iter().map(|c| witness::Column::I32(Arc::new(c))).collect();
+            self.layout().boundary.of(x).into_iter().map(|c| witness::Column::I32(Arc::new(c))).collect();
         commit_blinded(&self.srs, self.key.usable_rows(), &columns).unwrap()
     }
 

@@ -1,0 +1,398 @@
+//! The witness of a head, column by column, from a trace of the reference executor.
+
+use std::sync::Arc;
+
+use ff::Field;
+
+use super::{
+    HeadTrace,
+    layout::HeadLayout,
+    rows::{F, Kind, LOOKUPS, Programs, SLOTS, Terms, View},
+};
+use crate::{
+    Fr,
+    assign::map_rows,
+    logup::{self, ARITY, running_sum, signed, tuple},
+    rows::{Challenges, halves, power},
+    tables::Table,
+    witness::{Column, Witness},
+};
+
+/// Phase 0 of a head, and what phase 1 needs.
+#[derive(Clone, Debug)]
+pub struct HeadWitness {
+    /// The layout.
+    pub layout: Arc<HeadLayout>,
+    /// Input boundary columns.
+    pub input: Vec<Arc<Vec<i32>>>,
+    /// The output boundary column.
+    pub output: Arc<Vec<i32>>,
+    /// Weight columns; shared between proofs.
+    pub weights: Arc<Vec<Arc<Vec<i16>>>>,
+    /// Cell columns, `slot * lanes + lane`.
+    pub cells: Vec<Arc<Vec<i32>>>,
+    /// Multiplicity columns.
+    pub multiplicities: Vec<Arc<Vec<i32>>>,
+    /// Cells `(cell column, row)` that a cheating prover sets to field elements no integer stands for.
+    #[cfg(feature = "cheat")]
+    pub overrides: std::collections::BTreeMap<(usize, usize), Fr>,
+}
+
+/// Limb `i` of a non-negative integer.
+fn limb(v: i128, bits: u32, i: usize) -> i32 {
+    ((v >> (bits * i as u32)) & ((1 << bits) - 1)) as i32
+}
+
+/// A cell of an honest witness.
+fn cell(layout: &HeadLayout, trace: &HeadTrace, at: usize, slot: usize, lane: usize) -> i32 {
+    let (spec, Some(kind)) = (&layout.spec, layout.kind(at)) else { return 0 };
+    let (s, d, positions) = (&spec.norm, spec.norm.hidden, spec.positions);
+    let (p, chunk) = (lane % positions, lane / positions);
+    if chunk >= layout.chunks_of(kind) {
+        return 0;
+    }
+    let root = i128::from(trace.norm.s[p]);
+    let v = i128::from(trace.norm.v[p]);
+    let one = 1i128 << (2 * s.rsqrt_bits);
+    let remainder = |high: usize, value: i128| match slot {
+        F => 0,
+        _ => limb(value, s.limb_bits, 3 * high + slot),
+    };
+    // Wide remainders have up to six limbs of 15 bits: 90 bits, and s^2 v below 2^125.
+    let below = one - root * root * v;
+    let above = (root + 1) * (root + 1) * v - one - 1;
+    let limbs = |value: i64| limb(value.into(), s.limb_bits, slot);
+    let feature = p * d + at % layout.stride;
+    match kind {
+        Kind::Stream => {
+            let x = trace.x[trace.positions[p] * d + at];
+            match slot {
+                0 => x >> s.residual_lo_bits,
+                1 => x & ((1 << s.residual_lo_bits) - 1),
+                2 => trace.norm.n.q[feature],
+                _ => trace.norm.s[p],
+            }
+        }
+        Kind::Square if slot < F => limb(v, s.limb_bits, slot),
+        Kind::Root if slot < F => match slot {
+            0 => limb(v, s.limb_bits, 3),
+            _ => limb(root, s.limb_bits, slot - 1),
+        },
+        Kind::Square | Kind::Root => trace.norm.s[p],
+        Kind::BelowLow => remainder(0, below),
+        Kind::BelowHigh => remainder(1, below),
+        Kind::AboveLow => remainder(0, above),
+        Kind::AboveHigh => remainder(1, above),
+        Kind::Rest => {
+            let (lo, _) = halves(s.norm_shift);
+            let r = trace.norm.n.r[feature];
+            [r & ((1 << lo) - 1), r >> lo, trace.gained.q[feature], 0][slot]
+        }
+        Kind::Gain => [trace.gained.r[feature], 0, 0, 0][slot],
+        Kind::Select => i32::from(slot == F && trace.positions[p] == layout.index(at)),
+        Kind::Logit | Kind::Tail => {
+            let id = layout.index(at) - 1 + chunk;
+            let best = trace.tokens[p] as usize;
+            if slot == F {
+                return i32::from(id == best);
+            }
+            let row = &trace.logits[p * spec.vocab..(p + 1) * spec.vocab];
+            limbs(row[best] - row[id] - i64::from(id < best))
+        }
+        Kind::Max if slot == F => 0,
+        Kind::Max => {
+            let best = trace.logits[p * spec.vocab + trace.tokens[p] as usize];
+            limbs(best + (1i64 << (spec.distance_bits() - 1)))
+        }
+    }
+}
+
+impl HeadWitness {
+    /// Lays out `trace` with the weight columns of [`HeadLayout::weight_columns`].
+    pub fn new(layout: &Arc<HeadLayout>, weights: Arc<Vec<Arc<Vec<i16>>>>, trace: &HeadTrace) -> HeadWitness {
+        let lanes = layout.lanes;
+        let cells = (0..SLOTS * lanes)
+            .map(|i| {
+                let mut column = map_rows(layout.max + 1, |at| cell(layout, trace, at, i / lanes, i % lanes));
+                column.resize(layout.active, 0);
+                Arc::new(column)
+            })
+            .collect();
+        let mut output = layout.output(&trace.positions, &trace.tokens);
+        let mut witness = HeadWitness {
+            layout: layout.clone(),
+            input: layout.boundary.of(&trace.x).into_iter().map(Arc::new).collect(),
+            output: Arc::new(output.swap_remove(0)),
+            weights,
+            cells,
+            multiplicities: vec![],
+            #[cfg(feature = "cheat")]
+            overrides: std::collections::BTreeMap::new(),
+        };
+        witness.count();
+        witness
+    }
+
+    /// Recomputes the multiplicities from the cells; entries outside their tables are not counted.
+    pub fn count(&mut self) {
+        let layout = &self.layout;
+        let mut counts = vec![0i32; layout.table_columns() * layout.active];
+        for at in 0..layout.active {
+            let tables = self.tables(at);
+            for lane in 0..layout.lanes {
+                for (slot, &table) in tables.iter().enumerate() {
+                    if let Some(entry) = self.entry(at, slot, lane, table) {
+                        counts[entry] += 1;
+                    }
+                }
+            }
+        }
+        self.multiplicities = counts.chunks(layout.active).map(|c| Arc::new(c.to_vec())).collect();
+    }
+
+    fn tables(&self, at: usize) -> [Table; LOOKUPS] {
+        let spec = &self.layout.spec;
+        let idle = [Table::Signed(spec.norm.act_bits); LOOKUPS];
+        self.layout.kind(at).map_or(idle, |kind| kind.tables(spec))
+    }
+
+    /// The table entry of a looked-up cell, `None` where it is in none.
+    fn entry(&self, at: usize, slot: usize, lane: usize, table: Table) -> Option<usize> {
+        #[cfg(feature = "cheat")]
+        if self.overrides.contains_key(&(slot * self.layout.lanes + lane, at)) {
+            return None;
+        }
+        let set = &self.layout.tables;
+        let (start, first, size) = set.spans[set.index(table)];
+        let offset = i64::from(self.cells[slot * self.layout.lanes + lane][at]) - i64::from(first);
+        (0..size as i64).contains(&offset).then(|| start + offset as usize)
+    }
+
+    fn value(&self, at: usize, slot: usize, lane: usize) -> Fr {
+        let index = slot * self.layout.lanes + lane;
+        #[cfg(feature = "cheat")]
+        if let Some(&v) = self.overrides.get(&(index, at)) {
+            return v;
+        }
+        signed(self.cells[index][at])
+    }
+
+    fn cell_column(&self, index: usize) -> Column {
+        #[cfg(feature = "cheat")]
+        if self.overrides.keys().any(|&(column, _)| column == index) {
+            let (slot, lane) = (index / self.layout.lanes, index % self.layout.lanes);
+            return Column::Field((0..self.layout.active).map(|at| self.value(at, slot, lane)).collect());
+        }
+        Column::I32(self.cells[index].clone())
+    }
+
+    /// The columns of phase 1 in the order of allocation: `a_in, a_out, a_x, wa, wb, acc`, accumulators of the
+    /// boundary, `a_s`, helpers, table helpers, running sum.
+    pub fn combine(&self, c: &Challenges<Fr>) -> Vec<Vec<Fr>> {
+        let layout = &*self.layout;
+        let n = layout.active;
+        let programs = Programs { spec: &layout.spec };
+        let rows = layout.max + 1;
+        let kinds: Vec<_> = (0..rows).map(|at| layout.kind(at)).collect();
+        let view = |at: usize, a_x: Fr, below: Fr| ValueView { witness: self, at, a_x, below };
+
+        // a_x and a_s first: rows of logits read them.
+        let first = map_rows(rows, |at| {
+            let (Some(kind), view) = (kinds[at], view(at, Fr::ZERO, Fr::ZERO)) else {
+                return (Fr::ZERO, Fr::ZERO);
+            };
+            let sum = programs.a_s(kind, layout.chunks_of(kind), c, &view);
+            (programs.a_x(kind, c, &view).unwrap_or(Fr::ZERO), sum.unwrap_or(Fr::ZERO))
+        });
+        let (mut a_x, mut a_s): (Vec<Fr>, Vec<Fr>) = first.into_iter().unzip();
+        a_x.resize(n, Fr::ZERO);
+        a_s.resize(n, Fr::ZERO);
+        for at in (0..rows).rev() {
+            if layout.link_stream(at) {
+                let stream = kinds[at] == Some(Kind::Stream);
+                let next = a_x[at + 1];
+                a_x[at] += if stream { c.gamma * next } else { next };
+            }
+            if layout.link_sum(at) {
+                let next = a_s[at + 1];
+                a_s[at] += next;
+            }
+        }
+        let terms = map_rows(rows, |at| {
+            let below = if layout.link_sum(at) { a_s[at + 1] } else { Fr::ZERO };
+            match kinds[at] {
+                Some(kind) => programs.terms(kind, layout.chunks_of(kind), c, &view(at, a_x[at], below)),
+                None => Terms { a_in: None, a_out: None, a_x: None, a_s: None },
+            }
+        });
+        let pick = |f: &dyn Fn(&Terms<Fr>) -> Option<Fr>| {
+            let mut column: Vec<Fr> = terms.iter().map(|t| f(t).unwrap_or(Fr::ZERO)).collect();
+            column.resize(n, Fr::ZERO);
+            column
+        };
+        let (mut a_in, mut a_out) = (pick(&|t| t.a_in), pick(&|t| t.a_out));
+        let logit = power(&c.gamma, layout.chunks);
+        for at in (0..rows).rev() {
+            if layout.link_in(at) {
+                let next = a_in[at + 1];
+                a_in[at] += next;
+            }
+            if layout.link_out(at) {
+                let next = a_out[at + 1];
+                a_out[at] += if kinds[at] == Some(Kind::Logit) { logit * next } else { next };
+            }
+        }
+
+        let tokens = self.accumulate_boundary(c);
+        let (wa, wb, acc) = self.accumulate_products(c, &a_in, &tokens);
+        let mut columns = vec![a_in, a_out, a_x, wa, wb, acc];
+        columns.extend(tokens);
+        columns.push(a_s);
+        columns.extend(self.lookups(c));
+        columns
+    }
+
+    fn accumulate_boundary(&self, c: &Challenges<Fr>) -> Vec<Vec<Fr>> {
+        let layout = &self.layout;
+        let accumulate = |column: &Arc<Vec<i32>>| {
+            let mut sum = vec![Fr::ZERO; layout.active];
+            for row in (0..layout.boundary.rows()).rev() {
+                let linked = !(row + 1).is_multiple_of(layout.boundary.hidden);
+                let tail = if linked { c.gamma * sum[row + 1] } else { Fr::ZERO };
+                sum[row] = signed(column[row]) + tail;
+            }
+            sum
+        };
+        self.input.iter().map(accumulate).collect()
+    }
+
+    fn accumulate_products(
+        &self,
+        c: &Challenges<Fr>,
+        a_in: &[Fr],
+        tokens: &[Vec<Fr>],
+    ) -> (Vec<Fr>, Vec<Fr>, Vec<Fr>) {
+        let layout = &self.layout;
+        let (n, matrix, p) = (layout.active, &layout.matrix, layout.spec.positions);
+        let [mut wa, mut wb, mut acc] = [(); 3].map(|()| vec![Fr::ZERO; n]);
+        let mut powers = vec![Fr::ONE; matrix.lanes];
+        for l in 1..matrix.lanes {
+            powers[l] = powers[l - 1] * c.gamma;
+        }
+        let step = powers[matrix.lanes - 1] * c.gamma;
+        for j in 0..matrix.hidden {
+            let at = j * matrix.blocks;
+            wa[at] = a_in[layout.stride + j];
+            for b in 1..matrix.blocks {
+                wa[at + b] = step * wa[at + b - 1];
+            }
+        }
+        let products = map_rows(matrix.rows(), |row| {
+            let own: Fr =
+                powers.iter().zip(self.weights.iter()).map(|(p, w)| signed(w[row].into()) * p).sum();
+            wa[row] * own
+        });
+        let mut next = Fr::ZERO;
+        for row in (0..matrix.rows()).rev() {
+            next += products[row];
+            acc[row] = next;
+        }
+        next = Fr::ZERO;
+        for t in (0..layout.spec.tokens).rev() {
+            let row = layout.pairs + t;
+            let (column, at) = layout.boundary.place(t);
+            wa[row] = a_in[layout.select + t];
+            wb[row] = tokens[column][at];
+            next += wa[row] * wb[row];
+            acc[row] = next;
+        }
+        for row in (0..2 * p).rev() {
+            let linked = !(row + 1).is_multiple_of(p);
+            let tail = if linked { c.alpha * wb[row + 1] } else { Fr::ZERO };
+            wb[row] = signed(self.output[row]) + tail;
+        }
+        (wa, wb, acc)
+    }
+
+    fn lookups(&self, c: &Challenges<Fr>) -> Vec<Vec<Fr>> {
+        let layout = &self.layout;
+        let n = layout.active;
+        let inverses = logup::inverses(layout.tables.ranges(), c.theta, c.beta);
+        let helpers: Vec<Vec<Fr>> = (0..layout.lanes)
+            .map(|lane| {
+                map_rows(n, |at| {
+                    let inverse = |(slot, table): (usize, Table)| match self.entry(at, slot, lane, table) {
+                        Some(entry) => inverses[entry],
+                        None => {
+                            let tag = Fr::from(layout.tables.index(table) as u64 + 1);
+                            let v = tuple(self.value(at, slot, lane), None, tag, &c.theta) + c.beta;
+                            Option::from(v.invert()).unwrap_or(Fr::ZERO)
+                        }
+                    };
+                    self.tables(at).into_iter().enumerate().map(inverse).sum()
+                })
+            })
+            .collect();
+        let tables = layout.table_columns();
+        let table_helpers: Vec<Vec<Fr>> = (0..tables.div_ceil(ARITY))
+            .map(|h| {
+                map_rows(n, |at| {
+                    (h * ARITY..tables.min((h + 1) * ARITY))
+                        .map(|t| {
+                            // Rows past the last entry repeat the first.
+                            let inverse = inverses.get(t * n + at).unwrap_or(&inverses[0]);
+                            signed(self.multiplicities[t][at]) * inverse
+                        })
+                        .sum()
+                })
+            })
+            .collect();
+        let sum = running_sum(&helpers, &table_helpers, n);
+        helpers.into_iter().chain(table_helpers).chain([sum]).collect()
+    }
+}
+
+struct ValueView<'a> {
+    witness: &'a HeadWitness,
+    at: usize,
+    a_x: Fr,
+    below: Fr,
+}
+
+impl View<Fr> for ValueView<'_> {
+    fn cell(&self, slot: usize, lane: usize) -> Fr {
+        self.witness.value(self.at, slot, lane)
+    }
+
+    fn index(&self) -> Fr {
+        Fr::from(self.witness.layout.index(self.at) as u64)
+    }
+
+    fn a_x(&self) -> Fr {
+        self.a_x
+    }
+
+    fn below(&self) -> Fr {
+        self.below
+    }
+}
+
+impl Witness for HeadWitness {
+    fn columns(&self, phase: u8, challenges: &[Fr]) -> Vec<(usize, Column)> {
+        if phase == 0 {
+            let mut columns: Vec<_> = self.input.iter().cloned().map(Column::I32).collect();
+            columns.push(Column::I32(self.output.clone()));
+            columns.extend(self.weights.iter().cloned().map(Column::I16));
+            columns.extend((0..self.cells.len()).map(|i| self.cell_column(i)));
+            columns.extend(self.multiplicities.iter().cloned().map(Column::I32));
+            columns.into_iter().enumerate().collect()
+        } else {
+            let at = |i: usize| challenges.get(i).copied().unwrap_or(Fr::ZERO);
+            let c = Challenges { alpha: at(0), gamma: at(1), eta: at(2), theta: at(3), beta: at(4) };
+            let first =
+                self.input.len() + 1 + self.weights.len() + self.cells.len() + self.multiplicities.len();
+            let columns = self.combine(&c).into_iter().enumerate();
+            columns.map(|(i, column)| (first + i, Column::Field(column))).collect()
+        }
+    }
+}
