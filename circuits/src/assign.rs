@@ -6,13 +6,13 @@ use ff::Field;
 
 use crate::{
     Fr,
-    block::{Links, table_entries},
+    block::{Links, boundary_weights, table_entries},
     executor::Trace,
     layout::{Layout, Link, Norm, Port, Row},
     logup::{self, ARITY, signed, tuple},
     rows::{
-        A, B, C2, C3, C4, C5, C6, Challenges, F, Kind, LIMBS, LOOKUPS, Programs, RowView, SLOTS, combination,
-        halves, int, power,
+        A, B, C2, C3, C4, C5, C6, Challenges, F, Kind, LIMBS, LOOKUPS, Programs, RowView, SLOTS, VALUES,
+        combination, halves, int, power,
     },
     tables::{self, Table},
     witness::{Column, Witness},
@@ -214,9 +214,8 @@ impl BlockWitness {
         a_x.resize(n + 1, Fr::ZERO);
         for at in (0..rows.len()).rev() {
             if layout.link_stream(rows[at].1) {
-                let carried = matches!(rows[at].1.kind(), Kind::Score | Kind::Sum);
                 let next = a_x[at + 1];
-                a_x[at] += if carried { next } else { c.gamma * next };
+                a_x[at] += links.stream(rows[at].1.kind()) * next;
             }
         }
         let terms = map_rows(rows.len(), |at| {
@@ -234,24 +233,15 @@ impl BlockWitness {
         for at in (0..rows.len()).rev() {
             let (group, row) = rows[at];
             let kind = row.kind();
-            if layout.link_in(group, row) {
-                let tail = match kind {
-                    Kind::Value => links.gamma_lanes * a_in[at + 1],
-                    Kind::RotaryK => links.gamma_lanes * a_in[at + strip],
-                    _ => links.delta * a_in[at + strip],
-                };
-                a_in[at] += tail;
+            if let (true, Some((group, weight))) = (layout.link_in(group, row), links.inward(kind)) {
+                let next = a_in[at + if group { strip } else { 1 }];
+                a_in[at] += weight * next;
             }
             if layout.link_out(row) {
-                let weight = match kind {
-                    Kind::Value => links.gamma_lanes,
-                    Kind::Remainder => c.eta,
-                    _ => c.gamma,
-                };
                 let next = a_out[at + 1];
-                a_out[at] += weight * next;
+                a_out[at] += links.outward(kind) * next;
             }
-            if layout.link_sum(row) {
+            if kind.sums() {
                 let next = a_s[at + 1];
                 a_s[at] += next;
             }
@@ -272,9 +262,10 @@ impl BlockWitness {
         let layout = &self.layout;
         let d = layout.spec.shape.hidden;
         let column = power(&c.alpha, layout.boundary.per_column);
+        let [of_input, of_output] = boundary_weights(c, &layout.spec.scales);
         for row in (0..layout.boundary.rows()).rev() {
             let both = combination(&column, layout.boundary.columns, |i| {
-                signed(self.boundary_in[i][row]) + c.eta * signed(self.boundary_out[i][row])
+                of_input * signed(self.boundary_in[i][row]) + of_output * signed(self.boundary_out[i][row])
             });
             let tail = if (row + 1) % d != 0 { c.gamma * wb[row + 1] } else { Fr::ZERO };
             wb[row] = both + tail;
@@ -357,7 +348,8 @@ impl BlockWitness {
         (wa, acc)
     }
 
-    fn lookups(&self, c: &Challenges<Fr>) -> Vec<Vec<Fr>> {
+    /// The LogUp columns: helpers, table helpers, running sum.
+    pub fn lookups(&self, c: &Challenges<Fr>) -> Vec<Vec<Fr>> {
         let layout = &self.layout;
         let (n, lanes) = (layout.active, layout.lanes);
         let inverses = logup::inverses(table_entries(layout), c.theta, c.beta);
@@ -489,22 +481,20 @@ fn lane_cells(layout: &Layout, trace: &Trace, (group, row): (Option<usize>, Row)
         let (lo, _) = halves(shift);
         (r & ((1 << lo) - 1), r >> lo)
     };
+    let stream = |x: i32| (x >> s.residual_lo_bits, x & ((1 << s.residual_lo_bits) - 1));
     match row {
         Row::Stream(kind, j) => {
             let i = t * d + j;
-            let (x, norm, r) = match kind {
-                Kind::StreamIn => (trace.x[i], Some(&trace.norm1), 0),
-                Kind::StreamMid => (trace.middle.q[i], Some(&trace.norm2), trace.middle.r[i]),
-                _ => (trace.output.q[i], None, trace.output.r[i]),
+            let (x, norm, r) = if kind == Kind::StreamIn {
+                (trace.x[i], &trace.norm1, 0)
+            } else {
+                (trace.middle.q[i], &trace.norm2, trace.middle.r[i])
             };
-            cells[A] = x >> s.residual_lo_bits;
-            cells[C2] = x & ((1 << s.residual_lo_bits) - 1);
+            (cells[A], cells[C2]) = stream(x);
             cells[C5] = r;
-            if let Some(norm) = norm {
-                cells[C3] = norm.n.q[i];
-                (cells[C4], cells[C6]) = two(norm.n.r[i], s.norm_shift);
-                cells[F] = norm.s[t];
-            }
+            cells[C3] = norm.n.q[i];
+            (cells[C4], cells[C6]) = two(norm.n.r[i], s.norm_shift);
+            cells[F] = norm.s[t];
         }
         Row::Root(norm) | Row::Remainder(norm, _) => {
             let norm = if norm == Norm::Attn { &trace.norm1 } else { &trace.norm2 };
@@ -568,10 +558,16 @@ fn lane_cells(layout: &Layout, trace: &Trace, (group, row): (Option<usize>, Row)
             let r = limbs(a.recip[i] as u128, s.limb_bits, 2);
             cells = [a.max[i], 0, r[0], r[1], 0, 0, 0, a.recip[i]];
         }
-        Row::Mix(j) => {
-            let i = t * shape.heads * hd + j;
-            cells[C3] = trace.mix.q[i];
-            cells[C4] = trace.mix.r[i];
+        Row::MixOut(j) => {
+            let mixed = shape.heads * hd;
+            if j < mixed {
+                cells[C3] = trace.mix.q[t * mixed + j];
+                cells[C4] = trace.mix.r[t * mixed + j];
+            }
+            if j < d {
+                (cells[A], cells[C2]) = stream(trace.output.q[t * d + j]);
+                cells[C5] = trace.output.r[t * d + j];
+            }
         }
         Row::Glu(j) => {
             let i = t * shape.ffn + j;
@@ -587,14 +583,15 @@ fn lane_cells(layout: &Layout, trace: &Trace, (group, row): (Option<usize>, Row)
             ];
         }
         Row::Value { token, head, block } => {
-            let j = block * layout.lanes + l;
-            if j < hd {
-                let i = (token * shape.kv_heads + head) * hd + j;
-                cells[C3] = trace.value.q[i];
-                cells[C4] = trace.value.r[i];
-            } else {
-                // The product of a zero weight column, requantised.
-                cells[C4] = 1 << (s.v_shift - 1);
+            for (part, (q, r)) in VALUES.into_iter().enumerate() {
+                let j = (block * VALUES.len() + part) * layout.lanes + l;
+                (cells[q], cells[r]) = if j < hd {
+                    let i = (token * shape.kv_heads + head) * hd + j;
+                    (trace.value.q[i], trace.value.r[i])
+                } else {
+                    // The product of a zero weight column, requantised.
+                    (0, 1 << (s.v_shift - 1))
+                };
             }
         }
     }

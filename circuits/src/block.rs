@@ -18,9 +18,12 @@ use crate::{
     assign::BlockWitness,
     layout::{Layout, LayoutError, Link, Port, Row},
     logup::{LogUp, signed, tuple},
-    rows::{self, Algebra, Challenges, F, Kind, LOOKUPS, Programs, RowView, SLOTS, combination, int, power},
+    rows::{
+        self, Algebra, Challenges, F, Kind, LOOKUPS, Programs, RowView, SLOTS, VALUES, combination, int,
+        pow2, power,
+    },
     slice::{LinkedColumns, MAX_COLUMNS, RefusedParams, SliceCircuit},
-    spec::BlockSpec,
+    spec::{BlockSpec, Scales},
     tables::{self, Table},
     witness::{self, Witness},
 };
@@ -79,32 +82,18 @@ pub struct Columns {
     pub logup: LogUp,
     /// Kind selectors, in the order of [`Kind::ALL`].
     pub kinds: Vec<Column<Fixed>>,
-    /// First feature of a rotary pair.
-    pub rotary_first: Column<Fixed>,
-    /// `a_in` links.
-    pub link_in: Column<Fixed>,
-    /// `a_out` links.
-    pub link_out: Column<Fixed>,
-    /// `a_x` links.
-    pub link_x: Column<Fixed>,
-    /// `a_s` links and constancy of `f`.
-    pub link_s: Column<Fixed>,
-    /// Rows where a sum must be zero.
-    pub sum_closes: Column<Fixed>,
-    /// Weight rows.
-    pub on_weights: Column<Fixed>,
-    /// Attention product rows.
-    pub on_pairs: Column<Fixed>,
+    /// Links of `a_in` (1) and `a_out` (2), added.
+    pub links: Column<Fixed>,
+    /// Links of `a_x` (1); rows where a sum must be zero, first rows of rotary pairs (2); added.
+    pub marks: Column<Fixed>,
+    /// Rows of products: 1 for a weight row that is the last of its input, 2 for one that is not, 3 for a pair.
+    pub product: Column<Fixed>,
     /// Chain coefficients.
     pub chain: Column<Fixed>,
-    /// Links of `acc`: 1, `alpha`, `delta`, `eta`.
-    pub acc_links: [Column<Fixed>; 4],
-    /// `wa(next) = gamma^weight_lanes wa`.
-    pub link_wa: Column<Fixed>,
-    /// Boundary rows.
-    pub on_boundary: Column<Fixed>,
-    /// Links of the boundary accumulator.
-    pub link_boundary: Column<Fixed>,
+    /// Links of `acc`: 1 for 1, 2 for `alpha`, 3 for `delta`, 4 for `eta`.
+    pub link_acc: Column<Fixed>,
+    /// Boundary rows: 1 for the last feature of a token, 2 for another.
+    pub boundary: Column<Fixed>,
     /// Rotary cosines by lane.
     pub cos: Vec<Column<Fixed>>,
     /// Rotary sines by lane, signed by half.
@@ -193,22 +182,105 @@ impl RowView<Expression<Fr>> for GateView<'_, '_> {
     }
 }
 
+/// Weights of the input and the output boundary in their accumulator: `eta^2` and `eta - 2^s`, so that one equality
+/// holds both and the last product (`docs/protocol.md`, section 4).
+pub(crate) fn boundary_weights<E: Algebra>(c: &Challenges<E>, scales: &Scales) -> [E; 2] {
+    [c.eta.clone() * c.eta.clone(), c.eta.clone() - pow2::<E>(scales.ffn_out_shift)]
+}
+
 fn sum(terms: impl IntoIterator<Item = Expression<Fr>>) -> Expression<Fr> {
     terms.into_iter().reduce(|a, b| a + b).unwrap_or_else(|| int(0))
 }
 
 /// Weights of the next row in the accumulators, by kind: shared by the gates and the witness.
 pub(crate) struct Links<E> {
-    /// Next group's row: rows whose lanes are tokens weighted by `alpha`.
+    one: E,
+    gamma: E,
+    eta: E,
+    /// The next group's tokens.
     pub delta: E,
-    /// Next group's row: keys, weighted by `gamma`; also the next block of values.
-    pub gamma_lanes: E,
+    /// The next group's tokens where lanes are weighted by `gamma`: keys.
+    keys: E,
+    /// The next block of a token's value features.
+    values: E,
 }
 
 impl<E: Algebra> Links<E> {
     pub(crate) fn new(c: &Challenges<E>, lanes: usize) -> Self {
-        Links { delta: power(&c.alpha, lanes), gamma_lanes: power(&c.gamma, lanes) }
+        Links {
+            one: int(1),
+            gamma: c.gamma.clone(),
+            eta: c.eta.clone(),
+            delta: power(&c.alpha, lanes),
+            keys: power(&c.gamma, lanes),
+            values: power(&c.gamma, VALUES.len() * lanes),
+        }
     }
+
+    /// What `a_in` continues into: the next row (`false`) or the same row of the next group, and its weight.
+    pub(crate) fn inward(&self, kind: Kind) -> Option<(bool, E)> {
+        match kind {
+            Kind::Value => Some((false, self.values.clone())),
+            Kind::RotaryK => Some((true, self.keys.clone())),
+            Kind::StreamIn | Kind::StreamMid | Kind::RotaryQ | Kind::Score | Kind::MixOut | Kind::Glu => {
+                Some((true, self.delta.clone()))
+            }
+            Kind::Root | Kind::Remainder | Kind::Sum | Kind::Max => None,
+        }
+    }
+
+    /// Weight of the next row in `a_out`.
+    pub(crate) fn outward(&self, kind: Kind) -> E {
+        match kind {
+            Kind::Value => self.values.clone(),
+            Kind::Remainder => self.eta.clone(),
+            // Gate and up features alternate.
+            Kind::Glu => self.gamma.clone() * self.gamma.clone(),
+            _ => self.gamma.clone(),
+        }
+    }
+
+    /// Weight of the next row in `a_x`: maxima are carried, streams are combined.
+    pub(crate) fn stream(&self, kind: Kind) -> E {
+        match kind {
+            Kind::Score | Kind::Sum => self.one.clone(),
+            _ => self.gamma.clone(),
+        }
+    }
+}
+
+/// The value of `values` that a fixed column selects by its index, `degree = values.len() - 1`.
+fn select(column: &Expression<Fr>, values: &[Expression<Fr>]) -> Expression<Fr> {
+    // Coefficients of the Lagrange polynomials over 0, 1, ..
+    let points = values.len();
+    let mut terms: Vec<Option<Expression<Fr>>> = vec![None; points];
+    for (i, value) in values.iter().enumerate() {
+        let mut basis = vec![Fr::ONE];
+        let mut scale = Fr::ONE;
+        for j in (0..points).filter(|&j| j != i) {
+            basis.push(Fr::ZERO);
+            for at in (0..basis.len()).rev() {
+                let below = if at > 0 { basis[at - 1] } else { Fr::ZERO };
+                basis[at] = below - int::<Fr>(j as i128) * basis[at];
+            }
+            scale *= int::<Fr>(i as i128 - j as i128);
+        }
+        let scale = scale.invert().unwrap_or(Fr::ZERO);
+        for (term, coefficient) in terms.iter_mut().zip(basis) {
+            let own = value.clone() * (coefficient * scale);
+            *term = Some(match term.take() {
+                Some(sum) => sum + own,
+                None => own,
+            });
+        }
+    }
+    let terms = terms.into_iter().flatten().enumerate();
+    sum(terms.map(|(i, term)| if i == 0 { term } else { term * power(column, i) }))
+}
+
+/// `0` and `1` as gates select them: bit `bit` of a fixed column that holds `0..4`.
+fn flag(column: &Expression<Fr>, bit: usize) -> Expression<Fr> {
+    select(column, &[0, 1, 2, 3].map(|v| int((v >> bit) & 1)))
 }
 
 impl Columns {
@@ -248,19 +320,12 @@ impl Columns {
             acc,
             logup,
             kinds,
-            rotary_first: one(),
-            link_in: one(),
-            link_out: one(),
-            link_x: one(),
-            link_s: one(),
-            sum_closes: one(),
-            on_weights: one(),
-            on_pairs: one(),
+            links: one(),
+            marks: one(),
+            product: one(),
             chain: one(),
-            acc_links: [(); 4].map(|()| one()),
-            link_wa: one(),
-            on_boundary: one(),
-            link_boundary: one(),
+            link_acc: one(),
+            boundary: one(),
             cos,
             sin,
             mask,
@@ -314,55 +379,62 @@ impl Columns {
                     Some(v.kind(kind) * term)
                 }))
             };
+        // Sum over the kinds of selector times weight.
+        let weighted =
+            |v: &GateView<'_, '_>, pick: &dyn Fn(&Links<Expression<Fr>>, Kind) -> Option<Expression<Fr>>| {
+                let links = Links::new(&v.challenges(), layout.lanes);
+                sum(Kind::ALL.into_iter().filter_map(|kind| Some(v.kind(kind) * pick(&links, kind)?)))
+            };
         self.gate(meta, "in/1", |v| {
-            let links = Links::new(&v.challenges(), layout.lanes);
-            let mut tail = v.kind(Kind::Value) * links.gamma_lanes.clone() * v.advice(self.a_in, 1);
+            let across = |groups: bool| {
+                weighted(v, &|links, kind| {
+                    links.inward(kind).filter(|(group, _)| *group == groups).map(|(_, weight)| weight)
+                })
+            };
+            let mut tail = across(false) * v.advice(self.a_in, 1);
             if layout.groups > 1 {
-                let tokens =
-                    sum([Kind::StreamIn, Kind::StreamMid, Kind::RotaryQ, Kind::Score, Kind::Mix, Kind::Glu]
-                        .map(|kind| v.kind(kind)));
-                let weight = tokens * links.delta + v.kind(Kind::RotaryK) * links.gamma_lanes;
-                tail = tail + weight * v.advice(self.a_in, strip);
+                tail = tail + across(true) * v.advice(self.a_in, strip);
             }
             v.fixed(self.logup.active) * v.advice(self.a_in, 0)
                 - selected(v, &|t| t.a_in)
-                - v.fixed(self.link_in) * tail
+                - flag(&v.fixed(self.links), 0) * tail
         });
         self.gate(meta, "out/1", |v| {
-            let c = v.challenges();
-            let links = Links::new(&c, layout.lanes);
-            let (value, remainder) = (v.kind(Kind::Value), v.kind(Kind::Remainder));
-            let rest = int::<Expression<Fr>>(1) - value.clone() - remainder.clone();
-            let weight = value * links.gamma_lanes + remainder * c.eta + rest * c.gamma;
+            let weight = weighted(v, &|links, kind| Some(links.outward(kind)));
             v.fixed(self.logup.active) * v.advice(self.a_out, 0)
                 - selected(v, &|t| t.a_out)
-                - v.fixed(self.link_out) * weight * v.advice(self.a_out, 1)
+                - flag(&v.fixed(self.links), 1) * weight * v.advice(self.a_out, 1)
         });
         self.gate(meta, "stream/1", |v| {
-            let c = v.challenges();
-            let carried = v.kind(Kind::Score) + v.kind(Kind::Sum);
-            let weight = carried.clone() + (int::<Expression<Fr>>(1) - carried) * c.gamma;
+            let weight = weighted(v, &|links, kind| Some(links.stream(kind)));
             v.fixed(self.logup.active) * v.advice(self.a_x, 0)
                 - selected(v, &|t| t.a_x)
-                - v.fixed(self.link_x) * weight * v.advice(self.a_x, 1)
+                - flag(&v.fixed(self.marks), 0) * weight * v.advice(self.a_x, 1)
         });
+        let any = |v: &GateView<'_, '_>, pick: &dyn Fn(Kind) -> bool| {
+            sum(Kind::ALL.into_iter().filter(|&kind| pick(kind)).map(|kind| v.kind(kind)))
+        };
         self.gate(meta, "sum/1", |v| {
             v.fixed(self.logup.active) * v.advice(self.a_s, 0)
                 - selected(v, &|t| t.a_s)
-                - v.fixed(self.link_s) * v.advice(self.a_s, 1)
+                - any(v, &Kind::sums) * v.advice(self.a_s, 1)
         });
-        self.gate(meta, "sum/2", |v| v.fixed(self.sum_closes) * v.advice(self.a_s, 0));
+        self.gate(meta, "sum/2", |v| {
+            any(v, &Kind::sums) * flag(&v.fixed(self.marks), 1) * v.advice(self.a_s, 0)
+        });
         self.gate(meta, "factor/1", |v| {
             let c = v.challenges();
             let change =
                 combination(&c.alpha, layout.lanes, |l| v.cell(F, l) - v.advice(self.cells[F][l], 1));
-            v.fixed(self.link_s) * change
+            any(v, &Kind::sums) * change
         });
         self.gate(meta, "rotary/2", |v| {
             let c = v.challenges();
             let swapped =
                 combination(&c.alpha, layout.lanes, |l| v.cell(rows::C3, l) + c.eta.clone() * v.cell(F, l));
-            v.fixed(self.rotary_first) * (swapped - v.advice(self.a_x, 1))
+            let first =
+                any(v, &|kind| matches!(kind, Kind::RotaryQ | Kind::RotaryK)) * flag(&v.fixed(self.marks), 1);
+            first * (swapped - v.advice(self.a_x, 1))
         });
         for kind in Kind::ALL {
             let count = {
@@ -395,26 +467,33 @@ impl Columns {
             let c = v.challenges();
             let (wa, wb) = (v.advice(self.wa, 0), v.advice(self.wb, 0));
             let weights = combination(&c.gamma, layout.weight_lanes, |l| v.advice(self.weights[l], 0));
-            let [one, alpha, delta, eta] = self.acc_links.map(|column| v.fixed(column));
-            let links = Links::new(&c, layout.lanes);
-            let link = one + alpha * c.alpha + delta * links.delta + eta * c.eta;
+            let delta = Links::new(&c, layout.lanes).delta;
+            let link = select(&v.fixed(self.link_acc), &[int(0), int(1), c.alpha, delta, c.eta]);
+            let product = v.fixed(self.product);
+            let on_weights = select(&product, &[0, 1, 1, 0].map(int));
+            let on_pairs = select(&product, &[0, 0, 0, 1].map(int));
             v.fixed(self.logup.active) * v.advice(self.acc, 0)
-                - wa * (v.fixed(self.on_weights) * weights + v.fixed(self.on_pairs) * wb.clone())
+                - wa * (on_weights * weights + on_pairs * wb.clone())
                 - v.fixed(self.chain) * wb
                 - link * v.advice(self.acc, 1)
         });
         self.gate(meta, "product/2", |v| {
             let step = power(&v.challenges().gamma, layout.weight_lanes);
-            v.fixed(self.link_wa) * (v.advice(self.wa, 1) - step * v.advice(self.wa, 0))
+            let inside = select(&v.fixed(self.product), &[0, 0, 1, 0].map(int));
+            inside * (v.advice(self.wa, 1) - step * v.advice(self.wa, 0))
         });
         self.gate(meta, "boundary/1", |v| {
             let c = v.challenges();
+            let [of_input, of_output] = boundary_weights(&c, &layout.spec.scales);
             let column = power(&c.alpha, layout.boundary.per_column);
             let both = combination(&column, layout.boundary.columns, |i| {
-                v.advice(self.boundary_in[i], 0) + c.eta.clone() * v.advice(self.boundary_out[i], 0)
+                of_input.clone() * v.advice(self.boundary_in[i], 0)
+                    + of_output.clone() * v.advice(self.boundary_out[i], 0)
             });
-            let tail = v.fixed(self.link_boundary) * c.gamma * v.advice(self.wb, 1);
-            v.fixed(self.on_boundary) * (v.advice(self.wb, 0) - both) - tail
+            let rows = v.fixed(self.boundary);
+            let on = select(&rows, &[0, 1, 1].map(int));
+            let link = select(&rows, &[0, 0, 1].map(int));
+            on * (v.advice(self.wb, 0) - both) - link * c.gamma * v.advice(self.wb, 1)
         });
     }
 
@@ -452,54 +531,47 @@ impl Columns {
 
     fn assign_fixed(&self, region: &mut Region<'_, Fr>, layout: &Layout) {
         let spec = &layout.spec;
-        let one = Fr::ONE;
-        let mut set = |column: Column<Fixed>, row: usize, on: bool| {
-            if on {
-                region.assign_fixed(column, row, one);
+        let mut set = |column: Column<Fixed>, row: usize, value: u64| {
+            if value > 0 {
+                region.assign_fixed(column, row, Fr::from(value));
             }
         };
         for row in 0..layout.active {
-            set(self.logup.active, row, true);
+            set(self.logup.active, row, 1);
         }
         for (at, (group, row)) in layout.rows().enumerate() {
-            set(self.kinds[row.kind().index()], at, true);
-            set(self.link_in, at, layout.link_in(group, row));
-            set(self.link_out, at, layout.link_out(row));
-            set(self.link_x, at, layout.link_stream(row));
-            set(self.link_s, at, layout.link_sum(row));
-            set(self.sum_closes, at, layout.sum_closes(row));
-            set(self.rotary_first, at, matches!(row, Row::Rotary { second: false, .. }));
+            set(self.kinds[row.kind().index()], at, 1);
+            let links = (layout.link_in(group, row), layout.link_out(row));
+            set(self.links, at, u64::from(links.0) + 2 * u64::from(links.1));
+            let first = layout.sum_closes(row) || matches!(row, Row::Rotary { second: false, .. });
+            set(self.marks, at, u64::from(layout.link_stream(row)) + 2 * u64::from(first));
         }
         for op in &layout.weight_ops {
             let rows = op.inputs * op.blocks;
             for i in 0..rows {
-                set(self.on_weights, op.start + i, true);
-                set(self.acc_links[0], op.start + i, i + 1 < rows);
-                set(self.link_wa, op.start + i, (i + 1) % op.blocks != 0);
+                set(self.product, op.start + i, if (i + 1) % op.blocks == 0 { 1 } else { 2 });
+                set(self.link_acc, op.start + i, u64::from(i + 1 < rows));
             }
         }
         for op in &layout.pair_ops {
             for i in 0..op.factors.len() {
-                set(self.on_pairs, op.start + i, true);
-                set(self.acc_links[0], op.start + i, i + 1 < op.factors.len());
+                set(self.product, op.start + i, 3);
+                set(self.link_acc, op.start + i, u64::from(i + 1 < op.factors.len()));
             }
         }
         for row in &layout.chains {
             let link = match row.link {
-                Link::End => None,
-                Link::One => Some(0),
-                Link::Alpha => Some(1),
-                Link::Delta => Some(2),
-                Link::Eta => Some(3),
+                Link::End => 0,
+                Link::One => 1,
+                Link::Alpha => 2,
+                Link::Delta => 3,
+                Link::Eta => 4,
             };
-            if let Some(link) = link {
-                set(self.acc_links[link], row.row, true);
-            }
+            set(self.link_acc, row.row, link);
         }
         let d = spec.shape.hidden;
         for row in 0..layout.boundary.rows() {
-            set(self.on_boundary, row, true);
-            set(self.link_boundary, row, (row + 1) % d != 0);
+            set(self.boundary, row, if (row + 1) % d == 0 { 1 } else { 2 });
         }
         for row in &layout.chains {
             region.assign_fixed(self.chain, row.row, int::<Fr>(row.coefficient.into()));
@@ -515,7 +587,7 @@ impl Columns {
                         region.assign_fixed(self.sin[lane], at, signed(if second { sin } else { -sin }));
                     }
                     Row::Score { key, .. } if key <= token => {
-                        region.assign_fixed(self.mask[lane], at, one);
+                        region.assign_fixed(self.mask[lane], at, Fr::ONE);
                     }
                     _ => {}
                 }

@@ -388,7 +388,8 @@ impl EmbeddingColumns {
                 - link * meta.query_advice(self.rows_sum, next)]
         });
         meta.create_gate("embed/3", |meta| {
-            let first = meta.query_fixed(self.logup.first, cur);
+            // Row 0: of the two ends of the running sum, the other is the row after the last active one.
+            let first = meta.query_fixed(self.logup.active, cur) * meta.query_fixed(self.logup.ends, cur);
             [first * (meta.query_advice(self.matrix_sum, cur) - meta.query_advice(self.rows_sum, cur))]
         });
         meta.create_gate("embed/4", |meta| {

@@ -28,7 +28,6 @@ pub const ALL: &[&str] = &[
     "lookup/2",
     "lookup/3",
     "lookup/4",
-    "lookup/5",
     "boundary/2",
     "sum/3",
     "head-norm/4",

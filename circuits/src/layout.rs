@@ -9,7 +9,7 @@ use thiserror::Error;
 use crate::{
     boundary::{BoundaryShape, active_rows},
     bounds::SpecError,
-    rows::{Kind, LOOKUPS},
+    rows::{Kind, LOOKUPS, VALUES},
     spec::{BlockSpec, BlockWeights, Matrix},
     tables::Table,
 };
@@ -29,7 +29,7 @@ pub enum Norm {
 /// The meaning of one row of the cell region.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Row {
-    /// Stream feature `j`: input, middle or output by kind.
+    /// Stream feature `j`: input or middle by kind.
     Stream(Kind, usize),
     /// Reciprocal root.
     Root(Norm),
@@ -57,11 +57,11 @@ pub enum Row {
     Sum(usize),
     /// Maximum row of a head.
     Max(usize),
-    /// Mixed feature of the concatenated heads.
-    Mix(usize),
+    /// Mixed feature `j` of the concatenated heads, and feature `j` of the output stream.
+    MixOut(usize),
     /// Feed-forward feature.
     Glu(usize),
-    /// Value features `block * L ..` of one token and head.
+    /// Value features `3 block L ..` of one token and head.
     Value {
         /// Token.
         token: usize,
@@ -84,7 +84,7 @@ impl Row {
             Row::Score { .. } => Kind::Score,
             Row::Sum(_) => Kind::Sum,
             Row::Max(_) => Kind::Max,
-            Row::Mix(_) => Kind::Mix,
+            Row::MixOut(_) => Kind::MixOut,
             Row::Glu(_) => Kind::Glu,
             Row::Value { .. } => Kind::Value,
         }
@@ -326,7 +326,7 @@ impl Layout {
         let active = active_rows(k);
         let strip_length = strip_length(spec);
         let value_start = groups * strip_length;
-        let value_blocks = s.head_dim.div_ceil(lanes);
+        let value_blocks = s.head_dim.div_ceil(VALUES.len() * lanes);
         let cell_rows = value_start + tokens * s.kv_heads * value_blocks;
         let fits = |what, needed: usize| {
             if needed <= active {
@@ -379,14 +379,19 @@ impl Layout {
         (self.spec.shape.heads + self.spec.shape.kv_heads) * self.spec.shape.head_dim
     }
 
+    /// Features that the value rows of one head hold, those beyond the head's own included.
+    fn value_features(&self) -> usize {
+        self.value_blocks * VALUES.len() * self.lanes
+    }
+
     fn v_width(&self) -> usize {
-        self.spec.shape.kv_heads * self.value_blocks * self.lanes
+        self.spec.shape.kv_heads * self.value_features()
     }
 
     fn weight_rows(&self, lanes: usize) -> usize {
         let s = &self.spec.shape;
         s.hidden
-            * (self.qk_width().div_ceil(lanes) + self.v_width().div_ceil(lanes) + 2 * s.ffn.div_ceil(lanes))
+            * (self.qk_width().div_ceil(lanes) + self.v_width().div_ceil(lanes) + (2 * s.ffn).div_ceil(lanes))
             + (s.heads * s.head_dim + s.ffn) * s.hidden.div_ceil(lanes)
     }
 
@@ -394,8 +399,8 @@ impl Layout {
     fn tail_rows(&self) -> usize {
         let (s, g, t) = (&self.spec.shape, self.groups, self.spec.tokens);
         let pairs = s.heads * (s.head_dim + t);
-        // qk, v, scores, mixes, o, gate/up (two chains), down, boundary (four chains)
-        pairs + g + t + 2 * s.heads * g + 2 * g + (g + 2) + 2 * g + (self.boundary.per_column + 2 * g + 2)
+        // qk, v, scores and mixes, o, gate-up, boundary and down (four chains)
+        pairs + g + t + 2 * s.heads * g + 2 * g + g + (self.boundary.per_column + 2 + g) + 2 * g + 3
     }
 
     /// Row of the cell region where `row` of group `group` stands; only for rows that exist.
@@ -411,13 +416,11 @@ impl Layout {
                 let qw = s.heads * s.head_dim;
                 let scores = d + 3 + qk;
                 let mix = scores + s.heads * (t + 2);
-                let mid = mix + qw;
+                let mid = mix + qw.max(d);
                 let glu = mid + d + 3;
-                let out = glu + s.ffn;
                 let at = match row {
                     Row::Stream(Kind::StreamIn, j) => j,
-                    Row::Stream(Kind::StreamMid, j) => mid + j,
-                    Row::Stream(_, j) => out + j,
+                    Row::Stream(_, j) => mid + j,
                     Row::Root(Norm::Attn) => d,
                     Row::Root(Norm::Ffn) => mid + d,
                     Row::Remainder(norm, above) => {
@@ -430,7 +433,7 @@ impl Layout {
                     Row::Score { head, key } => scores + head * (t + 2) + key,
                     Row::Sum(head) => scores + head * (t + 2) + t,
                     Row::Max(head) => scores + head * (t + 2) + t + 1,
-                    Row::Mix(j) => mix + j,
+                    Row::MixOut(j) => mix + j,
                     Row::Glu(j) => glu + j,
                     Row::Value { .. } => 0,
                 };
@@ -455,16 +458,12 @@ impl Layout {
     pub fn link_in(&self, group: Option<usize>, row: Row) -> bool {
         match row {
             Row::Value { block, .. } => block + 1 < self.value_blocks,
-            Row::Stream(Kind::StreamOut, _)
-            | Row::Root(_)
-            | Row::Remainder(..)
-            | Row::Sum(_)
-            | Row::Max(_) => false,
+            Row::Root(_) | Row::Remainder(..) | Row::Sum(_) | Row::Max(_) => false,
             _ => group.is_some_and(|g| g + 1 < self.groups),
         }
     }
 
-    /// Whether `a_out` continues into the next row (by `gamma`, or as its kind says).
+    /// Whether `a_out` continues into the next row, weighted as its kind says.
     pub fn link_out(&self, row: Row) -> bool {
         let s = &self.spec.shape;
         match row {
@@ -475,7 +474,7 @@ impl Layout {
                 !(key && head + 1 == s.kv_heads && pair + 1 == s.head_dim / 2 && second)
             }
             Row::Score { key, .. } => key + 1 < self.spec.tokens,
-            Row::Mix(j) => (j + 1) % s.head_dim != 0,
+            Row::MixOut(j) => j < s.heads * s.head_dim && (j + 1) % s.head_dim != 0,
             Row::Glu(j) => j + 1 < s.ffn,
             Row::Value { head, block, .. } => head + 1 < s.kv_heads || block + 1 < self.value_blocks,
         }
@@ -484,15 +483,10 @@ impl Layout {
     /// Whether `a_x` continues into the next row (streams by `gamma`, maxima by 1).
     pub fn link_stream(&self, row: Row) -> bool {
         match row {
-            Row::Stream(_, j) => j + 1 < self.spec.shape.hidden,
+            Row::Stream(_, j) | Row::MixOut(j) => j + 1 < self.spec.shape.hidden,
             Row::Score { .. } | Row::Sum(_) => true,
             _ => false,
         }
-    }
-
-    /// Whether `a_s` continues into the next row, and the factor `f` is the same there.
-    pub fn link_sum(&self, row: Row) -> bool {
-        matches!(row, Row::Stream(Kind::StreamIn | Kind::StreamMid, _) | Row::Score { .. } | Row::Sum(_))
     }
 
     /// Whether `a_s` must be zero here: the first row of a sum.
@@ -515,19 +509,20 @@ impl Layout {
             })
         };
         let qk: Vec<_> = rotary(Source::Q, s.heads).chain(rotary(Source::K, s.kv_heads)).collect();
-        let padded = self.value_blocks * self.lanes;
+        let padded = self.value_features();
         let v = (0..s.kv_heads * padded)
             .map(|j| (j % padded < hd).then_some((Source::V, j / padded * hd + j % padded)))
             .collect();
+        // Feature by feature, so that both stand in one row of the outputs.
+        let gate_up = (0..s.ffn).flat_map(|j| [Some((Source::Gate, j)), Some((Source::Up, j))]).collect();
         let mut at = 0;
         let lanes = self.weight_lanes;
         let mut ops = vec![];
         for (id, inputs, outputs, input_row) in [
             ("matmul/qk", s.hidden, qk, norm1),
             ("matmul/v", s.hidden, v, norm1),
-            ("matmul/o", s.heads * hd, all(Source::O, s.hidden), self.row_of(0, Row::Mix(0))),
-            ("matmul/gate", s.hidden, all(Source::Gate, s.ffn), norm2),
-            ("matmul/up", s.hidden, all(Source::Up, s.ffn), norm2),
+            ("matmul/o", s.heads * hd, all(Source::O, s.hidden), self.row_of(0, Row::MixOut(0))),
+            ("matmul/gate-up", s.hidden, gate_up, norm2),
             ("matmul/down", s.ffn, all(Source::Down, s.hidden), self.row_of(0, Row::Glu(0))),
         ] {
             let blocks = outputs.len().div_ceil(lanes);
@@ -590,42 +585,44 @@ impl Layout {
         for h in 0..s.heads {
             let scores = chain(groups(Port::Out, Row::Score { head: h, key: 0 }));
             equalities.push((acc(pairs[2 * h].start), scores));
-            let mixed = chain(groups(Port::Out, Row::Mix(h * hd)));
+            let mixed = chain(groups(Port::Out, Row::MixOut(h * hd)));
             equalities.push((acc(pairs[2 * h + 1].start), mixed));
         }
-        // The added stream: output - stream * 2^shift is the product.
-        let added = |out: Row, base: Row, shift: u32| -> Vec<(PortCell, i64, Link)> {
-            (0..g)
-                .flat_map(|i| {
-                    [
-                        ((Port::Out, self.row_of(i, out)), 1, Link::One),
-                        ((Port::Stream, self.row_of(i, base)), -(1i64 << shift), Link::Delta),
-                    ]
-                })
-                .collect()
-        };
-        let (stream_in, stream_mid, stream_out) = (
-            Row::Stream(Kind::StreamIn, 0),
-            Row::Stream(Kind::StreamMid, 0),
-            Row::Stream(Kind::StreamOut, 0),
-        );
-        let o_out = chain(added(stream_mid, stream_in, spec.scales.attn_out_shift));
+        let (stream_in, stream_mid) = (Row::Stream(Kind::StreamIn, 0), Row::Stream(Kind::StreamMid, 0));
+        // The middle stream as it was before requantisation, less the input that was added to the product.
+        let added = (0..g)
+            .flat_map(|i| {
+                let shift = spec.scales.attn_out_shift;
+                [
+                    ((Port::Out, self.row_of(i, stream_mid)), 1, Link::One),
+                    ((Port::Stream, self.row_of(i, stream_in)), -(1i64 << shift), Link::Delta),
+                ]
+            })
+            .collect();
+        let o_out = chain(added);
         equalities.push((acc(ops[2].start), o_out));
-        let gate_up = chain(vec![(acc(ops[3].start), 1, Link::Eta), (acc(ops[4].start), 1, Link::End)]);
         let glu_out = chain(groups(Port::Out, Row::Glu(0)));
-        equalities.push((gate_up, glu_out));
-        let down_out = chain(added(stream_out, stream_mid, spec.scales.ffn_out_shift));
-        equalities.push((acc(ops[5].start), down_out));
+        equalities.push((acc(ops[3].start), glu_out));
 
+        // Both boundaries and the last product close in one equality, three relations by powers of eta:
+        //   committed + product + 2^s middle = remainders + eta output + eta^2 input,
+        //   committed = eta^2 boundary_in + (eta - 2^s) boundary_out    (gate boundary/1).
         let committed = chain(
             (0..self.boundary.per_column)
                 .map(|token| ((Port::Right, token * s.hidden), 1, Link::Alpha))
                 .collect(),
         );
-        let x = chain(groups(Port::Stream, stream_in));
-        let y = chain(groups(Port::Stream, stream_out));
-        let both = chain(vec![(x, 1, Link::Eta), (y, 1, Link::End)]);
-        equalities.push((committed, both));
+        let mut left = vec![(committed, 1, Link::One), (acc(ops[4].start), 1, Link::One)];
+        left.extend(
+            groups(Port::Stream, stream_mid)
+                .into_iter()
+                .map(|(source, one, link)| (source, one << spec.scales.ffn_out_shift, link)),
+        );
+        let left = chain(left);
+        let input = chain(groups(Port::Stream, stream_in));
+        let output = chain(groups(Port::Stream, Row::MixOut(0)));
+        let right = chain(vec![(output, 1, Link::Eta), (input, 0, Link::Eta), (input, 1, Link::End)]);
+        equalities.push((left, right));
 
         self.rows_used.1 = at;
         self.weight_ops = ops;
@@ -663,7 +660,8 @@ impl Layout {
 /// Rows of a strip.
 fn strip_length(spec: &BlockSpec) -> usize {
     let (s, t) = (&spec.shape, spec.tokens);
-    3 * s.hidden + 6 + (2 * s.heads + s.kv_heads) * s.head_dim + s.heads * (t + 2) + s.ffn
+    let mixed = s.heads * s.head_dim;
+    2 * s.hidden + 6 + mixed.max(s.hidden) + mixed + s.kv_heads * s.head_dim + s.heads * (t + 2) + s.ffn
 }
 
 fn strip_rows(spec: &BlockSpec) -> Vec<Row> {
@@ -684,11 +682,10 @@ fn strip_rows(spec: &BlockSpec) -> Vec<Row> {
         rows.extend((0..t).map(|key| Row::Score { head, key }));
         rows.extend([Row::Sum(head), Row::Max(head)]);
     }
-    rows.extend((0..s.heads * s.head_dim).map(Row::Mix));
+    rows.extend((0..s.hidden.max(s.heads * s.head_dim)).map(Row::MixOut));
     rows.extend(stream(Kind::StreamMid));
     rows.extend(root(Norm::Ffn));
     rows.extend((0..s.ffn).map(Row::Glu));
-    rows.extend(stream(Kind::StreamOut));
     rows
 }
 

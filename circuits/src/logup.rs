@@ -51,10 +51,8 @@ pub struct LogUp {
     pub sum: Column<Advice>,
     /// 1 on active rows.
     pub active: Column<Fixed>,
-    /// 1 on row 0.
-    pub first: Column<Fixed>,
-    /// 1 on the row after the last active one.
-    pub end: Column<Fixed>,
+    /// 1 on row 0 and on the row after the last active one: the ends of the running sum.
+    pub ends: Column<Fixed>,
 }
 
 impl LogUp {
@@ -99,16 +97,7 @@ impl LogUp {
         let helpers = columns(cells.div_ceil(ARITY));
         let table_helpers = columns(multiplicities.len().div_ceil(ARITY));
         let sum = advice(meta);
-        LogUp {
-            tables,
-            multiplicities,
-            helpers,
-            table_helpers,
-            sum,
-            active,
-            first: meta.fixed_column(),
-            end: meta.fixed_column(),
-        }
+        LogUp { tables, multiplicities, helpers, table_helpers, sum, active, ends: meta.fixed_column() }
     }
 
     /// Creates the gates over fixed tables; every row looks up all of `lookups`.
@@ -144,8 +133,8 @@ impl LogUp {
         );
     }
 
-    /// Creates the gates `lookup/1` (helpers), `lookup/2` (table helpers), `lookup/3` (running sum),
-    /// `lookup/4` and `lookup/5` (its ends).
+    /// Creates the gates `lookup/1` (helpers), `lookup/2` (table helpers), `lookup/3` (running sum) and `lookup/4`
+    /// (both of its ends are zero).
     ///
     /// `lookups` yields the tuples of a row with their counts (0 where a row looks nothing up), `entries` the
     /// tuples of a table row with their multiplicities (0 where there is no entry), both in helper order and of
@@ -196,12 +185,10 @@ impl LogUp {
             }
             [active * step]
         });
-        for (id, at) in [("lookup/4", self.first), ("lookup/5", self.end)] {
-            meta.create_gate(id, |meta| {
-                let on = meta.query_fixed(at, Rotation::cur());
-                [on * meta.query_advice(self.sum, Rotation::cur())]
-            });
-        }
+        meta.create_gate("lookup/4", |meta| {
+            let on = meta.query_fixed(self.ends, Rotation::cur());
+            [on * meta.query_advice(self.sum, Rotation::cur())]
+        });
     }
 
     /// Assigns the fixed columns: `entries` in order, `rows` to a column; the rest repeats the first entry.
@@ -232,10 +219,10 @@ impl LogUp {
         self.assign_ends(region, rows);
     }
 
-    /// Assigns the selectors of the running sum's ends: all of it but the tables.
+    /// Assigns the selector of the running sum's ends: all of it but the tables.
     pub fn assign_ends(&self, region: &mut Region<'_, Fr>, rows: usize) {
-        region.assign_fixed(self.first, 0, Fr::ONE);
-        region.assign_fixed(self.end, rows, Fr::ONE);
+        region.assign_fixed(self.ends, 0, Fr::ONE);
+        region.assign_fixed(self.ends, rows, Fr::ONE);
     }
 }
 

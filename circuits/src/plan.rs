@@ -296,7 +296,7 @@ fn predict(layout: &Layout) -> ColumnCounts {
         accumulators: 7,
         helpers: (LOOKUPS * layout.lanes).div_ceil(3) + tables.div_ceil(3) + 1,
         permutation: 2,
-        fixed: 31 + 3 * layout.lanes + 3 * tables,
+        fixed: 20 + 3 * layout.lanes + 3 * tables,
     }
 }
 

@@ -101,6 +101,8 @@ pub const C5: usize = 5;
 pub const C6: usize = 6;
 /// The plain cell: a factor held constant down its rows, or a rotary partner.
 pub const F: usize = 7;
+/// Quotient and remainder slots of the three values in one lane of a [`Kind::Value`] row.
+pub const VALUES: [(usize, usize); 3] = [(C3, C4), (C5, C6), (A, C2)];
 /// The slots of a six-limb integer, least significant first.
 pub const LIMBS: [usize; 6] = [A, C2, C3, C4, C5, C6];
 
@@ -111,8 +113,6 @@ pub enum Kind {
     StreamIn,
     /// Stream after attention and its norm.
     StreamMid,
-    /// Output stream.
-    StreamOut,
     /// Reciprocal root of a norm.
     Root,
     /// Six-limb remainder of a reciprocal root.
@@ -121,7 +121,7 @@ pub enum Kind {
     RotaryQ,
     /// A key feature and its rotation.
     RotaryK,
-    /// Value features of one token (lanes are features here).
+    /// Value features of one token (lanes are features here, [`VALUES`] to a lane).
     Value,
     /// One key's scores.
     Score,
@@ -129,18 +129,17 @@ pub enum Kind {
     Sum,
     /// Maximum of a score row; limbs of the reciprocal.
     Max,
-    /// Mixed values.
-    Mix,
+    /// Mixed values and, in other slots and accumulators, the output stream.
+    MixOut,
     /// Gate, up, their product.
     Glu,
 }
 
 impl Kind {
     /// All kinds, in selector order.
-    pub const ALL: [Kind; 13] = [
+    pub const ALL: [Kind; 12] = [
         Kind::StreamIn,
         Kind::StreamMid,
-        Kind::StreamOut,
         Kind::Root,
         Kind::Remainder,
         Kind::RotaryQ,
@@ -149,9 +148,14 @@ impl Kind {
         Kind::Score,
         Kind::Sum,
         Kind::Max,
-        Kind::Mix,
+        Kind::MixOut,
         Kind::Glu,
     ];
+
+    /// Whether `a_s` continues into the next row, and the factor `f` is the same there.
+    pub fn sums(self) -> bool {
+        matches!(self, Kind::StreamIn | Kind::StreamMid | Kind::Score | Kind::Sum)
+    }
 
     /// Position in [`Kind::ALL`].
     pub fn index(self) -> usize {
@@ -171,14 +175,13 @@ impl Kind {
         match self {
             Kind::StreamIn => [act, lo, act, rest(norm_lo), act, rest(norm_hi)],
             Kind::StreamMid => [act, lo, act, rest(norm_lo), rest(s.attn_out_shift), rest(norm_hi)],
-            Kind::StreamOut => [act, lo, act, act, rest(s.ffn_out_shift), act],
             Kind::Root | Kind::Remainder => [limb; LOOKUPS],
             Kind::RotaryQ | Kind::RotaryK => [act, act, act, rest(s.qk_shift), act, rest(s.rope_bits)],
-            Kind::Value => [act, act, act, rest(s.v_shift), act, act],
+            Kind::Value => [act, rest(s.v_shift), act, rest(s.v_shift), act, rest(s.v_shift)],
             Kind::Score => [act, rest(s.score_shift), act, rest(prob_lo), act, rest(prob_hi)],
             Kind::Sum => [act, limb, limb, limb, limb, act],
             Kind::Max => [act, limb, limb, act, act, act],
-            Kind::Mix => [act, act, act, rest(s.mix_shift), act, act],
+            Kind::MixOut => [act, lo, act, rest(s.mix_shift), rest(s.ffn_out_shift), act],
             Kind::Glu => [Table::Silu, rest(s.gate_shift), act, rest(s.up_shift), act, rest(s.glu_shift)],
         }
     }
@@ -248,9 +251,12 @@ impl Programs<'_> {
     /// The value of `a_x`'s term; it reads no accumulator.
     pub fn a_x<E: Algebra>(&self, kind: Kind, c: &Challenges<E>, view: &impl RowView<E>) -> Option<E> {
         Some(match kind {
-            Kind::StreamIn | Kind::StreamMid | Kind::StreamOut => {
-                self.over(&c.alpha, |l| self.stream(view, l))
-            }
+            Kind::StreamIn | Kind::StreamMid => self.over(&c.alpha, |l| self.stream(view, l)),
+            // The output stream and the remainder of the product that it closes, in one chain.
+            Kind::MixOut => self.over(&c.alpha, |l| {
+                c.eta.clone() * self.stream(view, l) + view.cell(C5, l)
+                    - pow2::<E>(self.spec.scales.ffn_out_shift - 1)
+            }),
             // Both features of a rotary pair, so that the pair's rows can exchange them.
             Kind::RotaryQ | Kind::RotaryK => {
                 self.over(&c.alpha, |l| view.cell(F, l) + c.eta.clone() * view.cell(C3, l))
@@ -279,10 +285,6 @@ impl Programs<'_> {
                     );
                 }
             }
-            Kind::StreamOut => {
-                t.a_out =
-                    Some(self.over(alpha, |l| Self::raw(self.stream(view, l), cell(C5, l), s.ffn_out_shift)));
-            }
             Kind::Root => {
                 t.a_s = Some(self.over(alpha, |l| {
                     int::<E>(i128::from(s.norm_eps)) - self.limbs(view, &[C2, C3, C4, C5], l)
@@ -295,8 +297,16 @@ impl Programs<'_> {
                 t.a_in = Some(self.over(tokens, |l| cell(C5, l)));
             }
             Kind::Value => {
-                t.a_out = Some(self.over(&c.gamma, |l| Self::raw(cell(C3, l), cell(C4, l), s.v_shift)));
-                t.a_in = Some(self.over(&c.gamma, |l| cell(C3, l)));
+                let features = VALUES.len() * self.lanes;
+                let slots = |j: usize| (VALUES[j / self.lanes], j % self.lanes);
+                t.a_out = Some(combination(&c.gamma, features, |j| {
+                    let ((q, r), l) = slots(j);
+                    Self::raw(cell(q, l), cell(r, l), s.v_shift)
+                }));
+                t.a_in = Some(combination(&c.gamma, features, |j| {
+                    let ((q, _), l) = slots(j);
+                    cell(q, l)
+                }));
             }
             Kind::Score => {
                 // score = max - a, so what was requantised is (max - a) 2^s + r - 2^(s-1).
@@ -309,14 +319,14 @@ impl Programs<'_> {
                 t.a_s = Some(-self.over(alpha, |l| self.score_sum(view, l) + c.eta.clone()));
             }
             Kind::Max => {}
-            Kind::Mix => {
+            Kind::MixOut => {
                 t.a_out = Some(self.over(alpha, |l| Self::raw(cell(C3, l), cell(C4, l), s.mix_shift)));
                 t.a_in = Some(self.over(alpha, |l| cell(C3, l)));
             }
             Kind::Glu => {
                 t.a_out = Some(self.over(alpha, |l| {
                     Self::raw(cell(A, l), cell(C2, l), s.gate_shift)
-                        + c.eta.clone() * Self::raw(cell(C3, l), cell(C4, l), s.up_shift)
+                        + c.gamma.clone() * Self::raw(cell(C3, l), cell(C4, l), s.up_shift)
                 }));
                 t.a_in = Some(self.over(alpha, |l| cell(C5, l)));
             }
@@ -353,7 +363,7 @@ impl Programs<'_> {
                 });
                 vec![(if kind == Kind::StreamIn { "attn-norm/4" } else { "ffn-norm/4" }, n)]
             }
-            Kind::StreamOut | Kind::Remainder | Kind::Value | Kind::Mix => vec![],
+            Kind::Remainder | Kind::Value | Kind::MixOut => vec![],
             Kind::Root => {
                 let root = over(&|l| cell(F, l) - self.limbs(view, &[A, C6], l));
                 let bounds = over(&|l| {

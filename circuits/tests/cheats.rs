@@ -68,12 +68,12 @@ fn both_neighbours_of_every_rounded_value_are_rejected() {
         (Kind::StreamIn, C3, C6, s.norm_shift, norm_lo),
         (Kind::StreamMid, C3, C6, s.norm_shift, norm_lo),
         (Kind::StreamMid, C2, C5, s.attn_out_shift, 0),
-        (Kind::StreamOut, C2, C5, s.ffn_out_shift, 0),
+        (Kind::MixOut, C2, C5, s.ffn_out_shift, 0),
         (Kind::RotaryQ, C3, C4, s.qk_shift, 0),
         (Kind::RotaryK, C5, C6, s.rope_bits, 0),
         (Kind::Value, C3, C4, s.v_shift, 0),
         (Kind::Score, C5, C6, s.prob_shift, prob_lo),
-        (Kind::Mix, C3, C4, s.mix_shift, 0),
+        (Kind::MixOut, C3, C4, s.mix_shift, 0),
         (Kind::Glu, A, C2, s.gate_shift, 0),
         (Kind::Glu, C3, C4, s.up_shift, 0),
         (Kind::Glu, C5, C6, s.glu_shift, 0),
@@ -85,17 +85,17 @@ fn both_neighbours_of_every_rounded_value_are_rejected() {
             add(&mut cheat, at, q, 0, delta);
             add(&mut cheat, at, r, 0, -delta << (shift - low));
             let ids = bench.violated(&recounted(cheat));
-            assert!(ids.contains(&"lookup/5"), "{kind:?} {delta:+}: {ids:?}");
+            assert!(ids.contains(&"lookup/4"), "{kind:?} {delta:+}: {ids:?}");
             // The relation that splits the value is content: the range of the remainder is what rejects.
             assert!(!ids.iter().any(|id| id.starts_with("norm/") || *id == "softmax/6"), "{kind:?}: {ids:?}");
         }
     }
     // Limbs of the stream: one more high limb, 2^lo less low limb.
     let mut cheat = bench.honest.clone();
-    let at = first_row(&layout, Kind::StreamOut);
+    let at = first_row(&layout, Kind::MixOut);
     add(&mut cheat, at, A, 0, 1);
     add(&mut cheat, at, C2, 0, -(1 << s.residual_lo_bits));
-    assert_eq!(bench.violated(&recounted(cheat)), ["lookup/5"]);
+    assert_eq!(bench.violated(&recounted(cheat)), ["lookup/4"]);
 }
 
 // S2: each row looks up every cell of every lane; one out-of-range cell is rejected, on idle rows too.
@@ -110,7 +110,7 @@ fn every_cell_is_looked_up() {
             let mut cheat = bench.honest.clone();
             cheat.overrides.insert((slot * layout.lanes, at), Fr::from(1 << 20));
             let ids = bench.violated(&recounted(cheat));
-            assert!(ids.contains(&"lookup/5"), "row {at} slot {slot}: {ids:?}");
+            assert!(ids.contains(&"lookup/4"), "row {at} slot {slot}: {ids:?}");
         }
     }
 }
@@ -122,12 +122,12 @@ fn wrong_multiplicities_are_rejected() {
     for delta in [1, -1] {
         let mut cheat = bench.honest.clone();
         Arc::make_mut(&mut cheat.multiplicities[0])[3] += delta;
-        assert_eq!(bench.violated(&cheat), ["lookup/5"]);
+        assert_eq!(bench.violated(&cheat), ["lookup/4"]);
     }
     let mut cheat = bench.honest.clone();
     Arc::make_mut(&mut cheat.multiplicities[0])[3] += 1;
     Arc::make_mut(&mut cheat.multiplicities[0])[4] -= 1;
-    assert_eq!(bench.violated(&cheat), ["lookup/5"]);
+    assert_eq!(bench.violated(&cheat), ["lookup/4"]);
 }
 
 /// Rewrites the attention of head 0, query `t`, from a chosen maximum, consistently downstream of `e`.
@@ -162,7 +162,7 @@ fn a_maximum_off_by_one_is_rejected() {
     let above = bench.violated(&with_maximum(&bench, 2, 1));
     assert!(above.contains(&"sum/2"), "no key attains the maximum: {above:?}");
     let below = bench.violated(&with_maximum(&bench, 2, -1));
-    assert!(below.contains(&"lookup/5"), "a distance of -1: {below:?}");
+    assert!(below.contains(&"lookup/4"), "a distance of -1: {below:?}");
     // Claiming attainment at a key whose distance is not zero.
     let layout = bench.circuit.layout.clone();
     let (mut cheat, t) = (with_maximum(&bench, 2, 1), 2);
@@ -208,7 +208,7 @@ fn a_wrong_reciprocal_is_rejected() {
             }
         }
         let ids = bench.violated(&recounted(cheat));
-        assert!(ids.contains(&"lookup/5"), "reciprocal {delta:+}: {ids:?}");
+        assert!(ids.contains(&"lookup/4"), "reciprocal {delta:+}: {ids:?}");
         assert!(!ids.contains(&"softmax/5") && !ids.contains(&"softmax/6"), "{ids:?}");
     }
     // Any R modulo p: rem is solved for, and is no integer of two limbs.
@@ -225,7 +225,7 @@ fn a_wrong_reciprocal_is_rejected() {
     cheat.overrides.insert((C4 * lanes, sum_row), Fr::from(z as u64) - Fr::ONE - rem);
     cheat.overrides.insert((C5 * lanes, sum_row), Fr::ZERO);
     let ids = bench.violated(&recounted(cheat));
-    assert!(ids.contains(&"lookup/5") && !ids.contains(&"softmax/5"), "{ids:?}");
+    assert!(ids.contains(&"lookup/4") && !ids.contains(&"softmax/5"), "{ids:?}");
 }
 
 // S21: a reciprocal root off by one, and a half-integer one.
@@ -259,7 +259,7 @@ fn a_wrong_reciprocal_root_is_rejected() {
             }
         }
         let ids = bench.violated(&recounted(cheat));
-        assert!(ids.contains(&"lookup/5"), "{ids:?}");
+        assert!(ids.contains(&"lookup/4"), "{ids:?}");
         assert!(!ids.contains(&"norm/2") && !ids.contains(&"norm/3"), "{ids:?}");
     }
 }
@@ -274,7 +274,7 @@ fn masked_keys_have_no_weight_and_no_maximum() {
     let mut cheat = bench.honest.clone();
     add(&mut cheat, at, B, 0, 1);
     let ids = bench.violated(&recounted(cheat));
-    assert_eq!(ids, ["lookup/5", "softmax/6", "sum/2"], "an exponential where masked");
+    assert_eq!(ids, ["lookup/4", "softmax/6", "sum/2"], "an exponential where masked");
     let mut cheat = bench.honest.clone();
     add(&mut cheat, at, C5, 0, 1);
     assert_eq!(bench.violated(&recounted(cheat)), ["copy", "softmax/6"], "a weight where masked");
@@ -291,9 +291,9 @@ fn masked_keys_have_no_weight_and_no_maximum() {
 fn errors_do_not_cancel() {
     let bench = bench();
     let layout = bench.circuit.layout.clone();
-    let mix = |group, j| layout.row_of(group, Row::Mix(j));
+    let mix = |group, j| layout.row_of(group, Row::MixOut(j));
     let glu = layout.row_of(0, Row::Glu(0));
-    let out = layout.row_of(0, Row::Stream(Kind::StreamOut, 0));
+    let out = layout.row_of(0, Row::MixOut(0));
     let hd = layout.spec.shape.head_dim;
     for (name, plus, minus) in [
         ("two heads", (mix(0, 0), C4, 0), (mix(0, hd), C4, 0)),
@@ -328,7 +328,7 @@ fn a_clamp_in_the_witness_is_rejected() {
     trace.output.q[0] += excess;
     trace.output.r[0] -= excess << spec.scales.ffn_out_shift;
     let ids = bench.violated(&laid_out(&bench, &trace));
-    assert_eq!(ids, ["lookup/5"], "only the remainder's range objects");
+    assert_eq!(ids, ["lookup/4"], "only the remainder's range objects");
     // The executor says so instead.
     let mut weights = bench.weights.clone();
     for matrix in [&mut weights.v, &mut weights.o, &mut weights.up, &mut weights.gate, &mut weights.down] {
@@ -421,7 +421,7 @@ fn only_the_closed_sum_rejects_an_out_of_range_cell() {
     let at = bench.circuit.layout.rows_used.0;
     let mut cheat = bench.honest.clone();
     cheat.overrides.insert((0, at), Fr::from(1 << 30));
-    assert_eq!(bench.violated(&recounted(cheat)), ["lookup/5"]);
+    assert_eq!(bench.violated(&recounted(cheat)), ["lookup/4"]);
 }
 
 // S23: a circuit that looks up a phase-1 cell is refused.

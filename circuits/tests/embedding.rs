@@ -110,7 +110,7 @@ fn every_cell_is_constrained() {
                     let mut cheat = bench.honest.clone();
                     Arc::make_mut(&mut cheat.out[column])[row] += change;
                     let token = column * layout.boundary.per_column + row / spec.hidden;
-                    let expected = if token < spec.tokens { "lookup/5" } else { "embed/4" };
+                    let expected = if token < spec.tokens { "lookup/4" } else { "embed/4" };
                     assert_eq!(bench.violated(&cheat), [expected], "activation {column} {row}");
                 }
             }
@@ -121,7 +121,7 @@ fn every_cell_is_constrained() {
                 let mut cheat = bench.honest.clone();
                 Arc::make_mut(&mut cheat.ids[column])[row] += change;
                 cheat.count();
-                assert_eq!(bench.violated(&cheat), ["lookup/5"], "id of token {token}");
+                assert_eq!(bench.violated(&cheat), ["lookup/4"], "id of token {token}");
             }
         }
         for column in 0..layout.matrix.lanes {
@@ -133,7 +133,7 @@ fn every_cell_is_constrained() {
                 // The cheater's own combinations follow; only tokens and unused lanes are fixed.
                 let expected = match id {
                     id if id >= spec.vocab => vec!["embed/3"],
-                    id if bench.ids.contains(&(id as u32)) => vec!["lookup/5"],
+                    id if bench.ids.contains(&(id as u32)) => vec!["lookup/4"],
                     _ => vec![],
                 };
                 assert_eq!(bench.violated(&cheat), expected, "weight {column} {row}");
@@ -143,13 +143,13 @@ fn every_cell_is_constrained() {
             let mut cheat = bench.honest.clone();
             let weights = Arc::make_mut(&mut cheat.weights);
             Arc::make_mut(&mut weights[column])[0] += 1;
-            assert_eq!(bench.violated(&cheat), ["lookup/5"], "position");
+            assert_eq!(bench.violated(&cheat), ["lookup/4"], "position");
         }
         for id in 0..spec.vocab {
             let (column, row) = (id / layout.table_rows, id % layout.table_rows);
             let mut cheat = bench.honest.clone();
             Arc::make_mut(&mut cheat.multiplicities[column])[row] += 1;
-            assert_eq!(bench.violated(&cheat), ["lookup/5"], "multiplicity of {id}");
+            assert_eq!(bench.violated(&cheat), ["lookup/4"], "multiplicity of {id}");
         }
     }
 }
@@ -161,13 +161,13 @@ fn rows_of_another_id_are_rejected() {
     let mut other = bench.ids.clone();
     other[2] = (other[2] + 1) % 40;
     let x = embed(&bench.circuit.params.spec, &bench.weights, &other).unwrap();
-    assert_eq!(bench.violated(&bench.claim(&bench.ids, &x)), ["lookup/5"]);
-    assert_eq!(bench.violated(&bench.claim(&other, &bench.x)), ["lookup/5"]);
+    assert_eq!(bench.violated(&bench.claim(&bench.ids, &x)), ["lookup/4"]);
+    assert_eq!(bench.violated(&bench.claim(&other, &bench.x)), ["lookup/4"]);
     assert_eq!(bench.violated(&bench.claim(&other, &x)), Vec::<&str>::new());
     // Two tokens exchange their ids: the combinations are the right ones, elsewhere.
     let mut swapped = bench.ids.clone();
     swapped.swap(0, 4);
-    assert_eq!(bench.violated(&bench.claim(&swapped, &bench.x)), ["lookup/5"]);
+    assert_eq!(bench.violated(&bench.claim(&swapped, &bench.x)), ["lookup/4"]);
 }
 
 // S6: an id outside the vocabulary, with zeros or another row for its embedding.
@@ -178,10 +178,10 @@ fn ids_outside_the_vocabulary_are_rejected() {
     for outside in [40, 41, 79, 1 << 20] {
         let mut ids = bench.ids.clone();
         ids[1] = outside;
-        assert_eq!(bench.violated(&bench.claim(&ids, &bench.x)), ["lookup/5"], "id {outside}");
+        assert_eq!(bench.violated(&bench.claim(&ids, &bench.x)), ["lookup/4"], "id {outside}");
         let mut x = bench.x.clone();
         x[d..2 * d].fill(0);
-        assert_eq!(bench.violated(&bench.claim(&ids, &x)), ["lookup/5"], "id {outside} as zeros");
+        assert_eq!(bench.violated(&bench.claim(&ids, &x)), ["lookup/4"], "id {outside} as zeros");
         let error = embed(&bench.circuit.params.spec, &bench.weights, &ids).unwrap_err();
         assert_eq!(error, ExecError::Token { token: 1, id: outside as usize, vocab: 40 });
     }
@@ -189,7 +189,7 @@ fn ids_outside_the_vocabulary_are_rejected() {
     let mut cheat = bench.honest.clone();
     Arc::make_mut(&mut cheat.ids[0])[0] = 0;
     cheat.count();
-    assert_eq!(bench.violated(&cheat), ["lookup/5"]);
+    assert_eq!(bench.violated(&cheat), ["lookup/4"]);
 }
 
 // S5: an entry counted twice, another not at all.
@@ -200,7 +200,7 @@ fn wrong_multiplicities_are_rejected() {
     let counts = Arc::make_mut(&mut cheat.multiplicities[0]);
     counts[0] -= 1;
     counts[1] += 1;
-    assert_eq!(bench.violated(&cheat), ["lookup/5"]);
+    assert_eq!(bench.violated(&cheat), ["lookup/4"]);
     // Beyond the last entry nothing is an entry, whatever is counted there.
     let layout = &bench.circuit.layout;
     let mut cheat = bench.claim(
@@ -212,7 +212,7 @@ fn wrong_multiplicities_are_rejected() {
         &bench.x,
     );
     Arc::make_mut(&mut cheat.multiplicities[1])[layout.table_rows] = 1;
-    assert_eq!(bench.violated(&cheat), ["lookup/5"]);
+    assert_eq!(bench.violated(&cheat), ["lookup/4"]);
 }
 
 // Row combinations chosen after gamma: alone, and with errors that cancel under a rho known beforehand.
@@ -231,7 +231,7 @@ fn row_combinations_are_those_of_the_matrix() {
     cheat.added.insert(place, Fr::ONE);
     let ids = bench.violated(&cheat);
     // Token 1 has the same id and the true row, so the lookup objects for it.
-    assert_eq!(ids, ["embed/3", "lookup/5"]);
+    assert_eq!(ids, ["embed/3", "lookup/4"]);
     x[d] += 4;
     let mut cheat = bench.claim(&bench.ids, &x);
     cheat.added.insert(place, Fr::ONE);

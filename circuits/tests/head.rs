@@ -169,7 +169,7 @@ fn every_cell_is_constrained() {
                     cheat.count();
                     let ids = bench.violated(&cheat);
                     let free = idle(kind, layout.chunks_of(kind), params.spec.positions, slot, lane);
-                    let out_of_table = ids == ["lookup/5"] && free;
+                    let out_of_table = ids == ["lookup/4"] && free;
                     assert!(
                         ids.is_empty() == free || out_of_table,
                         "{kind:?} row {at} slot {slot} lane {lane} {change:+}: {ids:?}"
@@ -218,7 +218,7 @@ fn every_cell_is_constrained() {
     for column in 0..bench.honest.multiplicities.len() {
         let mut cheat = bench.honest.clone();
         Arc::make_mut(&mut cheat.multiplicities[column])[7] += 1;
-        assert_eq!(bench.violated(&cheat), ["lookup/5"]);
+        assert_eq!(bench.violated(&cheat), ["lookup/4"]);
     }
 }
 
@@ -242,7 +242,7 @@ fn a_wrong_arg_max_is_rejected() {
         let mut trace = bench.trace.clone();
         trace.tokens[1] = wrong as u32;
         // All distances recomputed from the claimed maximum: some are negative, as they are or modulo 2^24.
-        assert_eq!(bench.violated(&bench.exact(&trace)), ["lookup/5"], "token {wrong}");
+        assert_eq!(bench.violated(&bench.exact(&trace)), ["lookup/4"], "token {wrong}");
         assert_eq!(bench.violated(&bench.claim(&trace)), ["copy"], "token {wrong}");
     }
     // The claimed maximum kept, the flag moved: the distance there is not zero.
@@ -277,7 +277,7 @@ fn one_unit_decides() {
     for wrong in [1u32, 3, 5] {
         let mut trace = bench.trace.clone();
         trace.tokens[0] = wrong;
-        assert_eq!(bench.violated(&bench.exact(&trace)), ["lookup/5"], "token {wrong}");
+        assert_eq!(bench.violated(&bench.exact(&trace)), ["lookup/4"], "token {wrong}");
     }
     // A maximum one too great is attained nowhere; claimed attained, the distance there is 1.
     let layout = bench.circuit.layout.clone();
@@ -332,7 +332,7 @@ fn halves_and_fields_are_rejected() {
         }
     }
     let ids = bench.violated(&cheat);
-    assert!(ids.contains(&"lookup/5") && ids.contains(&"argmax/2"), "{ids:?}");
+    assert!(ids.contains(&"lookup/4") && ids.contains(&"argmax/2"), "{ids:?}");
 }
 
 // S20: +1 in one logit, -1 in another of the same position, of another position, of another chunk.
@@ -395,14 +395,14 @@ fn both_neighbours_of_every_rounded_value_are_rejected() {
         add(&mut cheat, layout.stride, 1, 0, -delta << (spec.norm.norm_shift - lo));
         cheat.count();
         let ids = bench.violated(&cheat);
-        assert!(ids.contains(&"lookup/5") && !ids.contains(&"head-norm/4"), "{ids:?}");
+        assert!(ids.contains(&"lookup/4") && !ids.contains(&"head-norm/4"), "{ids:?}");
         // n times gain and its remainder.
         let mut cheat = bench.honest.clone();
         add(&mut cheat, layout.stride, 2, 0, delta);
         add(&mut cheat, 2 * layout.stride, 0, 0, -delta << spec.gain_shift);
         cheat.count();
         let ids = bench.violated(&cheat);
-        assert!(ids.contains(&"lookup/5") && !ids.contains(&"head-gain/1"), "{ids:?}");
+        assert!(ids.contains(&"lookup/4") && !ids.contains(&"head-gain/1"), "{ids:?}");
         // The reciprocal root, consistently above.
         let mut cheat = bench.honest.clone();
         let d = spec.norm.hidden;

@@ -447,7 +447,7 @@ fn products_cannot_be_chosen_after_the_challenges() {
     let w = world();
     let trace = w.trace(0, &w.x);
     let honest = w.witness(0, &trace);
-    let row = |j| w.layout().row_of(0, Row::Mix(j));
+    let row = |j| w.layout().row_of(0, Row::MixOut(j));
     let challenges: Vec<Fr> = (0..5).map(|i| Fr::from(1000 + i)).collect();
     let cheat = Expecting { honest, at: [row(0), row(1)], challenges: challenges.clone() };
     let forged = cheat.forged();
@@ -457,7 +457,7 @@ fn products_cannot_be_chosen_after_the_challenges() {
     // Under the transcript's it is not; the remainder is also no 6-bit integer.
     let refusal = w.refusal(&forged, &trace.output.q);
     assert!(constraints_fail(&refusal), "{refusal}");
-    assert_eq!(w.layout().rows().nth(row(0)).unwrap().1.kind(), Kind::Mix);
+    assert_eq!(w.layout().rows().nth(row(0)).unwrap().1.kind(), Kind::MixOut);
 }
 
 // Z1-Z4 at block level: two proofs of one statement.
@@ -634,7 +634,7 @@ impl RngCore for Stuck {
 #[test]
 fn equal_commitments_with_different_evaluations_are_refused() {
     // All weights are equal and fill their rows, so two weight columns are equal; so is their fresh blinding.
-    let params = testing::params(Shape { hidden: 8, ffn: 24, heads: 4, kv_heads: 4, head_dim: 2 }, 4, 2, 9);
+    let params = testing::params(Shape { hidden: 24, ffn: 24, heads: 4, kv_heads: 4, head_dim: 6 }, 4, 2, 9);
     let mut weights = testing::weights(&params.spec, 1, 60);
     let w = &mut weights;
     for matrix in [&mut w.q, &mut w.k, &mut w.v, &mut w.o, &mut w.gate, &mut w.up, &mut w.down] {
