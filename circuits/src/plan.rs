@@ -19,18 +19,21 @@ use crate::{
 
 /// Nanoseconds of one core for one row of one column, by what the prover does with it.
 ///
-/// Measured on a 2-core AMD EPYC (Zen 4), 2026-11; only their ratios decide between layouts.
+/// Measured on a 2-core AMD EPYC (Zen 4, vector kernels), 2026-11, see `docs/performance.md`; only their ratios
+/// decide between layouts.
 mod cost {
     /// Inverse NTT and four cosets.
-    pub const NTT: f64 = 5.0 * 170.0;
+    pub const NTT: f64 = 5.0 * 70.0;
     /// Commitment of a column of small integers.
-    pub const SMALL: f64 = 700.0;
+    pub const SMALL: f64 = 110.0;
+    /// The gates and accumulators that read a cell.
+    pub const CELL: f64 = 800.0;
     /// Commitment of a column of field elements.
-    pub const FULL: f64 = 4500.0;
+    pub const FULL: f64 = 1900.0;
     /// A weight: combination, evaluation, opening.
-    pub const WEIGHT: f64 = 30.0;
-    /// Evaluating and opening a fixed column, its cosets included.
-    pub const FIXED: f64 = 4.0 * 170.0;
+    pub const WEIGHT: f64 = 25.0;
+    /// Reading a fixed column, whose cosets come with the key.
+    pub const FIXED: f64 = 25.0;
     /// One column more in the proof is worth this many nanoseconds of proving to its verifiers.
     pub const COLUMN: f64 = 5.0e6;
 }
@@ -311,9 +314,10 @@ fn counts(layout: &Layout, cs: &ConstraintSystem<Fr>) -> ColumnCounts {
 
 fn expected_ns(c: &ColumnCounts, k: u32) -> f64 {
     let n = f64::from(1u32 << k);
+    let cells = c.cells as f64 * cost::CELL;
     let small = (c.cells + c.multiplicities + c.boundary) as f64 * (cost::SMALL + cost::NTT);
     let full = (c.accumulators + c.helpers + c.permutation + DEGREE + 1) as f64 * (cost::FULL + cost::NTT);
-    n * (small + full + c.weights as f64 * cost::WEIGHT + c.fixed as f64 * cost::FIXED)
+    n * (cells + small + full + c.weights as f64 * cost::WEIGHT + c.fixed as f64 * cost::FIXED)
 }
 
 /// Size of a SHPLONK proof of this constraint system: 32 bytes a commitment or evaluation.

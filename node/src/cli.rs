@@ -389,9 +389,9 @@ pub enum BenchCommand {
         /// The layer, counted from 0
         #[arg(long, value_name = "I", default_value_t = 0)]
         layer: usize,
-        /// Time the stock prover on the same circuit too
-        #[arg(long)]
-        stock: bool,
+        /// What to time.
+        #[command(flatten)]
+        timing: TimingArgs,
     },
     /// A block of any shape with random weights
     Shape(ShapeArgs),
@@ -421,6 +421,20 @@ pub struct ShapeArgs {
     /// Bits of a weight
     #[arg(long, value_name = "BITS", default_value_t = 16, value_parser = weight_bits)]
     pub weight_bits: u32,
+    /// What to time.
+    #[command(flatten)]
+    pub timing: TimingArgs,
+}
+
+/// What `lamina bench` times.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct TimingArgs {
+    /// Prove so often and report the run of median time
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
+    pub repeat: usize,
+    /// Time publishing too: commitments to the weights and the proof of their ranges
+    #[arg(long)]
+    pub publish: bool,
     /// Time the stock prover on the same circuit too
     #[arg(long)]
     pub stock: bool,

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use lamina_circuits::{
     assign::BlockWitness,
     block::BlockCircuit,
+    executor::Trace,
     plan::Plan,
     spec::{Activations, BlockSpec, BlockWeights, Shape},
     testing,
@@ -14,15 +15,18 @@ use lamina_verifier::{
     boundary::BoundaryReference,
     card::{Card, InsecureSrs},
     context::Context,
-    verify::{BoundaryExpectation, Expectation, PublicationReceipt, verify_slice},
+    verify::{
+        BoundaryExpectation, Expectation, PublicationReceipt, publication_context, verify_publication,
+        verify_slice,
+    },
 };
 use rand_core::OsRng;
 use serde_json::{Value, json};
 
 use crate::{
     Session,
-    cli::{BenchCommand, ShapeArgs},
-    engine::{self, Boundary, CardText, LoadedCard, SliceProver, milliseconds},
+    cli::{BenchCommand, ShapeArgs, TimingArgs},
+    engine::{self, Boundary, CardText, Envelope, LoadedCard, RangeProver, SliceProver, milliseconds},
     failure::{Failure, Kind, Result},
     ids,
     output::grouped,
@@ -38,7 +42,7 @@ struct Subject {
     weights: BlockWeights,
     x: Activations,
     tokens: usize,
-    stock: bool,
+    timing: TimingArgs,
 }
 
 /// Runs the command.
@@ -47,7 +51,7 @@ struct Subject {
 /// The model or shape is unusable, or the timed proof does not verify.
 pub fn run(session: &Session, command: &BenchCommand) -> Result<()> {
     let subject = match command {
-        BenchCommand::Block { model, layer, stock } => {
+        BenchCommand::Block { model, layer, timing } => {
             let prepared = source::prepare(&session.output, model.model.as_deref(), &model.choices())?;
             let count = prepared.integers.blocks.len();
             if *layer >= count {
@@ -69,7 +73,7 @@ pub fn run(session: &Session, command: &BenchCommand) -> Result<()> {
                 weights: prepared.integers.blocks[*layer].clone(),
                 x,
                 tokens: ids.len(),
-                stock: *stock,
+                timing: *timing,
                 plan: prepared.plan,
             }
         }
@@ -88,6 +92,9 @@ pub fn run(session: &Session, command: &BenchCommand) -> Result<()> {
         "quotient_ms",
         "open_ms",
         "prove_ms",
+        "load_ms",
+        "publish_commit_ms",
+        "publish_range_ms",
         "verify_ms",
         "proof_bytes",
         "peak_rss_bytes",
@@ -104,7 +111,7 @@ pub fn run(session: &Session, command: &BenchCommand) -> Result<()> {
     names
         .into_iter()
         .filter(|name| !value[*name].is_null())
-        .try_for_each(|name| session.output.line(format!("{name:<16}{}", text(name))))
+        .try_for_each(|name| session.output.line(format!("{name:<20}{}", text(name))))
 }
 
 /// A block of random weights.
@@ -135,16 +142,32 @@ fn random(arguments: &ShapeArgs) -> Result<Subject> {
         weights: testing::weights(spec, 1, bound),
         x: testing::activations(spec, 2),
         tokens: arguments.tokens,
-        stock: arguments.stock,
+        timing: arguments.timing,
         plan,
     })
+}
+
+/// Verifications of a timed proof; the median counts.
+const VERIFICATIONS: usize = 9;
+
+/// A proof, timed and verified.
+struct Run {
+    context: Context,
+    trace: Trace,
+    execute_ms: f64,
+    boundary_ms: f64,
+    envelope: Envelope,
+    prove_ms: f64,
+    verify_ms: f64,
 }
 
 fn time(session: &Session, subject: &Subject) -> Result<Value> {
     let plan = &subject.plan;
     let circuit = BlockCircuit::new(&plan.params)?;
     let layout = circuit.layout.clone();
-    let bar = Bar::new(&session.output, "bench", if subject.stock { 6 } else { 5 });
+    let timing = subject.timing;
+    let jobs = 4 + timing.repeat + usize::from(timing.publish) + usize::from(timing.stock);
+    let bar = Bar::new(&session.output, "bench", jobs);
     bar.begin(0, "reference string")?;
     let srs = session.cache.insecure_srs(plan.k)?;
     let keys = publication::keys(session, &circuit, &srs, &bar, 1)?;
@@ -152,7 +175,9 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
     let usable = keys.slice.1.shape().usable_rows;
     bar.begin(3, "committing to the weights")?;
     let columns = engine::weight_columns(&layout, &subject.weights);
+    let started = Instant::now();
     let published = engine::commit_weights(&srs, usable, &columns)?;
+    let publish_commit_ms = milliseconds(started);
     let text =
         CardText { name: "bench".into(), publisher: ids::node("bench"), source: "bench".into(), layers: 1 };
     let range = engine::range_circuit(&plan.params, &layout).params;
@@ -167,40 +192,72 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
     );
     let card: LoadedCard = Card::check(&card, InsecureSrs::Accept)?;
 
-    bar.begin(4, "proving")?;
     let backend = Cpu::default();
+    let publish_range_ms = if timing.publish {
+        bar.begin(4, "range proof")?;
+        let circuit = engine::range_circuit(&plan.params, &layout);
+        let (key, digest) = (&keys.range.0, keys.range.1.clone());
+        let context = publication_context(card.model(), card.publisher(), 0);
+        let prover = RangeProver::new(circuit, key, digest, &srs, &verifier_srs, &backend)?;
+        let started = Instant::now();
+        let proof = prover.prove(context, &columns, &published, &bar)?;
+        let ms = milliseconds(started);
+        verify_publication(card.model(), &card, &verifier_srs, &[&proof])?;
+        Some(ms)
+    } else {
+        None
+    };
+
+    bar.begin(jobs - timing.repeat - usize::from(timing.stock), "loading the key")?;
+    let started = Instant::now();
     let prover =
         SliceProver::new(&circuit, &keys.slice.0, keys.slice.1.clone(), &srs, &verifier_srs, &backend)?;
-    let context = Context {
-        request: ids::fresh_request()?,
-        node: ids::node("bench"),
-        model: card.model(),
-        slice: 0,
-        tokens: subject.tokens as u32,
-    };
-    let started = Instant::now();
-    let layer = subject.layer.unwrap_or(0);
-    let trace = source::run_layer(&plan.params.spec, &subject.weights, layer, &subject.x)?;
-    let execute_ms = milliseconds(started);
-    let input = Boundary::hide(&srs, &layout, usable, &trace.x)?;
-    let output = Boundary::hide(&srs, &layout, usable, &trace.output.q)?;
-    let boundary_ms = milliseconds(started) - execute_ms;
-    let envelope = prover.prove(context, &columns, &published, &trace, &input, &output, &bar)?;
-    let prove_ms = milliseconds(started);
+    let load_ms = milliseconds(started);
+    let mut runs = (0..timing.repeat)
+        .map(|run| {
+            bar.begin(jobs - timing.repeat - usize::from(timing.stock) + run, "proving")?;
+            let context = Context {
+                request: ids::fresh_request()?,
+                node: ids::node("bench"),
+                model: card.model(),
+                slice: 0,
+                tokens: subject.tokens as u32,
+            };
+            let started = Instant::now();
+            let layer = subject.layer.unwrap_or(0);
+            let trace = source::run_layer(&plan.params.spec, &subject.weights, layer, &subject.x)?;
+            let execute_ms = milliseconds(started);
+            let input = Boundary::hide(&srs, &layout, usable, &trace.x)?;
+            let output = Boundary::hide(&srs, &layout, usable, &trace.output.q)?;
+            let boundary_ms = milliseconds(started) - execute_ms;
+            let envelope = prover.prove(context, &columns, &published, &trace, &input, &output, &bar)?;
+            let prove_ms = milliseconds(started);
 
-    let expectation = Expectation {
-        context,
-        input: BoundaryExpectation::Hidden,
-        output: BoundaryExpectation::Hidden,
-        publication: PublicationReceipt::trusting_publisher(card.model()),
-    };
-    let started = Instant::now();
-    verify_slice(&expectation, &card, &verifier_srs, &envelope.bytes)?;
-    let verify_ms = milliseconds(started);
+            let expectation = Expectation {
+                context,
+                input: BoundaryExpectation::Hidden,
+                output: BoundaryExpectation::Hidden,
+                publication: PublicationReceipt::trusting_publisher(card.model()),
+            };
+            let mut verify_ms = vec![];
+            for _ in 0..VERIFICATIONS {
+                let started = Instant::now();
+                verify_slice(&expectation, &card, &verifier_srs, &envelope.bytes)?;
+                verify_ms.push(milliseconds(started));
+            }
+            verify_ms.sort_by(f64::total_cmp);
+            let verify_ms = verify_ms[VERIFICATIONS / 2];
+            Ok(Run { context, trace, execute_ms, boundary_ms, envelope, prove_ms, verify_ms })
+        })
+        .collect::<Result<Vec<Run>>>()?;
+    runs.sort_by(|a, b| a.prove_ms.total_cmp(&b.prove_ms));
+    let all_ms: Vec<f64> = runs.iter().map(|run| run.prove_ms).collect();
+    let Run { context, trace, execute_ms, boundary_ms, envelope, prove_ms, verify_ms } =
+        runs.swap_remove(timing.repeat / 2);
     let peak_rss_bytes = peak_rss_bytes();
 
-    let stock_prove_ms = if subject.stock {
-        bar.begin(5, "stock prover")?;
+    let stock_prove_ms = if timing.stock {
+        bar.begin(jobs - 1, "stock prover")?;
         let witness = Arc::new(BlockWitness::new(&layout, columns.clone(), &trace));
         // The stock prover knows no commitments from outside: the same instance, nothing linked.
         let draft = Draft {
@@ -235,6 +292,10 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
         "quotient_ms": t.quotient_ms,
         "open_ms": t.open_ms,
         "prove_ms": prove_ms,
+        "prove_ms_of_all_runs": all_ms,
+        "load_ms": load_ms,
+        "publish_commit_ms": publish_commit_ms,
+        "publish_range_ms": publish_range_ms,
         "steps": t.steps.iter().map(|(name, ms)| json!({ "step": name, "ms": ms })).collect::<Vec<_>>(),
         "verify_ms": verify_ms,
         "proof_bytes": envelope.bytes.len(),

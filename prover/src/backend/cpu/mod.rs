@@ -7,7 +7,7 @@ mod program;
 #[cfg(target_arch = "x86_64")]
 mod vector;
 
-use std::{collections::HashMap, sync::OnceLock};
+use std::collections::HashMap;
 
 use ff::{BatchInvert, Field, PrimeField};
 use halo2_proofs::halo2curves::bn256::G1Affine;
@@ -107,8 +107,8 @@ pub struct CpuKey {
     /// Row `i`: the weights of the cosets in limb `i`.
     limb_weights: Vec<Vec<Fr>>,
     columns: HashMap<Source, HostColumn>,
-    /// Coset values of the key's columns, computed when first needed.
-    cached: HashMap<Source, OnceLock<Vec<Vec<Fr>>>>,
+    /// Coset values of the key's columns, as many as [`Cpu::cache_bytes`] allows.
+    cached: HashMap<Source, Vec<Vec<Fr>>>,
 }
 
 impl CpuKey {
@@ -175,19 +175,16 @@ impl CpuKey {
         out
     }
 
-    /// Coset values of the key's column, from the cache where it may be cached.
-    fn key_cosets(&self, source: Source) -> Option<&Vec<Vec<Fr>>> {
-        let cell = self.cached.get(&source)?;
-        Some(cell.get_or_init(|| {
-            let coefficients = self.transformed(self.columns[&source].to_field());
-            (0..self.cosets)
-                .map(|coset| {
-                    let mut values = Vec::with_capacity(self.n);
-                    self.on_coset(&coefficients, coset, &mut values);
-                    values
-                })
-                .collect()
-        }))
+    /// Coset values of a column of the key.
+    fn key_cosets(&self, source: Source) -> Vec<Vec<Fr>> {
+        let coefficients = self.transformed(self.columns[&source].to_field());
+        (0..self.cosets)
+            .map(|coset| {
+                let mut values = Vec::with_capacity(self.n);
+                self.on_coset(&coefficients, coset, &mut values);
+                values
+            })
+            .collect()
     }
 
     /// `scale * N` on a coset, from the values of its slots there.
@@ -456,12 +453,9 @@ impl Backend for Cpu {
         let sigma = setup.sigma.iter().enumerate();
         columns.extend(sigma.map(|(at, c)| (Source::Sigma(at), c.clone())));
         let each = 32 * n * cosets;
-        let cached = columns
-            .iter()
-            .take(self.cache_bytes / each)
-            .map(|(source, _)| (*source, OnceLock::new()))
-            .collect();
-        CpuKey {
+        let cached: Vec<Source> =
+            columns.iter().take(self.cache_bytes / each).map(|(source, _)| *source).collect();
+        let mut key = CpuKey {
             bases: setup.bases.clone(),
             kernels: self.kernels,
             n,
@@ -477,8 +471,10 @@ impl Backend for Cpu {
                 .into_iter()
                 .map(|(source, values)| (source, HostColumn::new(n, values, Vec::new())))
                 .collect(),
-            cached,
-        }
+            cached: HashMap::new(),
+        };
+        key.cached = cached.into_par_iter().map(|source| (source, key.key_cosets(source))).collect();
+        key
     }
 
     fn column(&self, key: &CpuKey, values: Column, tail: Vec<Fr>) -> HostColumn {
@@ -601,7 +597,7 @@ impl Backend for Cpu {
             .slots
             .par_iter()
             .map(|slot| match slot {
-                Slot::Column(source) if source.is_of_key() && key.key_cosets(*source).is_some() => None,
+                Slot::Column(source) if key.cached.contains_key(source) => None,
                 Slot::Column(source) => Some(key.transformed(key.column(columns, *source).to_field())),
                 Slot::Combination(terms) => {
                     let terms: Vec<_> =
@@ -624,9 +620,7 @@ impl Backend for Cpu {
                     .zip(&buffers)
                     .zip(&coefficients)
                     .map(|((slot, buffer), coefficients)| match (slot, coefficients) {
-                        (Slot::Column(source), None) => {
-                            key.key_cosets(*source).map_or(&[][..], |c| &c[coset])
-                        }
+                        (Slot::Column(source), None) => &key.cached[source][coset],
                         _ => &buffer[..],
                     })
                     .collect();
