@@ -8,6 +8,7 @@ use crate::{
     Fr,
     block::{Links, boundary_weights, table_entries},
     executor::Trace,
+    integers::column_sums,
     layout::{Layout, Link, Norm, Port, Row},
     logup::{self, ARITY, signed, tuple},
     rows::{
@@ -47,6 +48,17 @@ pub(crate) fn map_rows<T: Send>(n: usize, f: impl Fn(usize) -> T + Sync + Send) 
     }
     #[cfg(not(feature = "parallel"))]
     (0..n).map(f).collect()
+}
+
+/// Calls `f(i, chunk)` for the chunks of `values`, in parallel when built with `parallel`.
+pub(crate) fn map_blocks<T: Send>(values: &mut [T], size: usize, f: impl Fn(usize, &mut [T]) + Sync + Send) {
+    #[cfg(feature = "parallel")]
+    {
+        use rayon::prelude::*;
+        values.par_chunks_mut(size).enumerate().for_each(|(i, chunk)| f(i, chunk));
+    }
+    #[cfg(not(feature = "parallel"))]
+    values.chunks_mut(size).enumerate().for_each(|(i, chunk)| f(i, chunk));
 }
 
 /// The eight cells of one lane.
@@ -299,15 +311,10 @@ impl BlockWitness {
                 }
             }
             let rows = op.inputs * op.blocks;
-            let products = map_rows(rows, |i| {
-                let row = op.start + i;
-                let p: Fr =
-                    powers.iter().zip(self.weights.iter()).map(|(p, w)| signed(w[row].into()) * p).sum();
-                wa[row] * p
-            });
+            let products = column_sums(&powers, &self.weights, op.start..op.start + rows);
             for i in (0..rows).rev() {
                 let next = if i + 1 < rows { acc[op.start + i + 1] } else { Fr::ZERO };
-                acc[op.start + i] = products[i] + next;
+                acc[op.start + i] = wa[op.start + i] * products[i] + next;
             }
         }
         for op in &layout.pair_ops {

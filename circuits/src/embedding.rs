@@ -35,6 +35,7 @@ use crate::{
     boundary::{BoundaryShape, active_rows},
     bounds::{SpecError, require},
     executor::{ExecError, expect_size},
+    integers::column_sums,
     layout::LayoutError,
     logup::{ARITY, LogUp, running_sum, signed},
     matrix::MatrixShape,
@@ -697,9 +698,7 @@ impl EmbeddingWitness {
             powers[l] = powers[l - 1] * rho;
         }
         let step = powers[matrix.lanes - 1] * rho;
-        let mut matrix_sum = map_rows(matrix.rows(), |row| {
-            powers.iter().zip(self.weights.iter()).map(|(p, w)| signed(w[row].into()) * p).sum::<Fr>()
-        });
+        let mut matrix_sum = column_sums(&powers, &self.weights, 0..matrix.rows());
         matrix_sum.resize(n, Fr::ZERO);
         for row in (0..matrix.rows()).rev() {
             let mut tail = Fr::ZERO;

@@ -17,6 +17,7 @@ pub mod embedding;
 pub mod executor;
 pub mod head;
 pub mod ids;
+pub mod integers;
 pub mod layout;
 pub mod logup;
 pub mod matrix;

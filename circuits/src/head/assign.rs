@@ -12,6 +12,7 @@ use super::{
 use crate::{
     Fr,
     assign::map_rows,
+    integers::column_sums,
     logup::{self, ARITY, running_sum, signed, tuple},
     rows::{Challenges, halves, power},
     tables::Table,
@@ -287,14 +288,10 @@ impl HeadWitness {
                 wa[at + b] = step * wa[at + b - 1];
             }
         }
-        let products = map_rows(matrix.rows(), |row| {
-            let own: Fr =
-                powers.iter().zip(self.weights.iter()).map(|(p, w)| signed(w[row].into()) * p).sum();
-            wa[row] * own
-        });
+        let products = column_sums(&powers, &self.weights, 0..matrix.rows());
         let mut next = Fr::ZERO;
         for row in (0..matrix.rows()).rev() {
-            next += products[row];
+            next += wa[row] * products[row];
             acc[row] = next;
         }
         next = Fr::ZERO;

@@ -1,6 +1,5 @@
 //! The fast backend: all cores, integers kept as integers, linear combinations before transforms.
 
-mod integers;
 mod msm;
 mod ntt;
 mod program;
@@ -11,12 +10,15 @@ use std::collections::HashMap;
 
 use ff::{BatchInvert, Field, PrimeField};
 use halo2_proofs::halo2curves::bn256::G1Affine;
-use lamina_circuits::{Fr, witness::Column};
+use lamina_circuits::{
+    Fr,
+    integers::{Integer, Limbs, Wide, dot, limbs},
+    witness::Column,
+};
 use rayon::prelude::*;
 
 pub(crate) use self::msm::{Scalars, Table, multiply};
 use self::{
-    integers::{Integer, Limbs, Wide, dot, limbs},
     ntt::Ntt,
     program::{CHUNK, Machine, Program, Slot},
 };

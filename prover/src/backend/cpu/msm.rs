@@ -8,14 +8,12 @@
 use ff::Field;
 use group::{Curve, Group};
 use halo2_proofs::halo2curves::bn256::{Fq, Fr, G1, G1Affine};
+use lamina_circuits::integers::{Integer, Limbs, limbs};
 use rayon::prelude::*;
 
+use super::Kernels;
 #[cfg(target_arch = "x86_64")]
 use super::vector;
-use super::{
-    Kernels,
-    integers::{Integer, Limbs, limbs},
-};
 
 /// The scalars of one multiplication, one for each base from the first on.
 #[derive(Clone, Copy, Debug)]
