@@ -524,6 +524,9 @@ impl<B: Backend> Run<'_, '_, B> {
             .collect();
         let mut commitments = vec![G1Affine::default(); shifted.len()];
         G1::batch_normalize(&shifted, &mut commitments);
+        if !committed.is_empty() {
+            self.lap(Part::Commit, "linked columns");
+        }
         let linked = |index: &usize| committed.iter().position(|one| one.column == *index);
         let fresh: Vec<&B::Column> = indices
             .iter()
