@@ -81,6 +81,38 @@ fn integers(p: &ark_bn254::G1Affine) -> Option<[BigInt<4>; 2]> {
     p.xy().map(|(x, y)| [x.into_bigint(), y.into_bigint()])
 }
 
+/// A column of small integers for arkworks' multiplications by small unsigned scalars: the signs moved to the points.
+struct Unsigned {
+    bits: u32,
+    scalars: Vec<u32>,
+    bases: Vec<ark_bn254::G1Affine>,
+}
+
+impl Unsigned {
+    fn new(width: Width, column: &Column, bases: &[ark_bn254::G1Affine]) -> Option<Unsigned> {
+        let (Width::Bits(bits), Column::I32(values)) = (width, column) else { return None };
+        let bases = values.iter().zip(bases).map(|(v, base)| if *v < 0 { -*base } else { *base }).collect();
+        Some(Unsigned { bits, scalars: values.iter().map(|v| v.unsigned_abs()).collect(), bases })
+    }
+
+    /// The multiplication of the narrowest type that holds the scalars.
+    fn multiply(&self) -> ark_bn254::G1Affine {
+        let Unsigned { bits, scalars, bases } = self;
+        let sum = match bits {
+            ..=9 => {
+                let narrow: Vec<u8> = scalars.iter().map(|v| *v as u8).collect();
+                ark_bn254::G1Projective::msm_u8(bases, &narrow)
+            }
+            ..=17 => {
+                let narrow: Vec<u16> = scalars.iter().map(|v| *v as u16).collect();
+                ark_bn254::G1Projective::msm_u16(bases, &narrow)
+            }
+            _ => ark_bn254::G1Projective::msm_u32(bases, scalars),
+        };
+        sum.into_affine()
+    }
+}
+
 /// A backend loaded with bases and no key columns.
 struct Loaded {
     name: String,
@@ -136,9 +168,15 @@ fn msm(c: &mut Criterion) {
                     .map(|s| ark_bn254::G1Projective::msm_unchecked(&ark_bases, s).into_affine())
                     .collect()
             };
+            let narrow: Vec<Unsigned> =
+                columns.iter().filter_map(|column| Unsigned::new(width, column, &ark_bases)).collect();
+            let ark_narrow =
+                || -> Vec<ark_bn254::G1Affine> { narrow.iter().map(Unsigned::multiply).collect() };
             let expected = halo2();
-            let same = expected.iter().zip(ark()).all(|(a, b)| integers(&ark_point(a)) == integers(&b));
-            assert!(same, "halo2curves and arkworks disagree");
+            let same = |points: Vec<ark_bn254::G1Affine>| {
+                expected.iter().zip(points).all(|(a, b)| integers(&ark_point(a)) == integers(&b))
+            };
+            assert!(same(ark()) && same(ark_narrow()), "halo2curves and arkworks disagree");
 
             let mut group = c.benchmark_group(format!("MSM of {COLUMNS} columns, {}", width.name()));
             group.sample_size(10).throughput(Throughput::Elements((n * COLUMNS) as u64));
@@ -151,6 +189,10 @@ fn msm(c: &mut Criterion) {
             }
             group.bench_function(BenchmarkId::new("halo2curves", format!("2^{k}")), |b| b.iter(halo2));
             group.bench_function(BenchmarkId::new("arkworks", format!("2^{k}")), |b| b.iter(ark));
+            if !narrow.is_empty() {
+                let id = BenchmarkId::new("arkworks, small scalars", format!("2^{k}"));
+                group.bench_function(id, |b| b.iter(ark_narrow));
+            }
             group.finish();
         }
     }

@@ -380,11 +380,11 @@ impl Columns {
                 }))
             };
         // Sum over the kinds of selector times weight.
-        let weighted =
-            |v: &GateView<'_, '_>, pick: &dyn Fn(&Links<Expression<Fr>>, Kind) -> Option<Expression<Fr>>| {
-                let links = Links::new(&v.challenges(), layout.lanes);
-                sum(Kind::ALL.into_iter().filter_map(|kind| Some(v.kind(kind) * pick(&links, kind)?)))
-            };
+        type Weight<'w> = &'w dyn Fn(&Links<Expression<Fr>>, Kind) -> Option<Expression<Fr>>;
+        let weighted = |v: &GateView<'_, '_>, pick: Weight<'_>| {
+            let links = Links::new(&v.challenges(), layout.lanes);
+            sum(Kind::ALL.into_iter().filter_map(|kind| Some(v.kind(kind) * pick(&links, kind)?)))
+        };
         self.gate(meta, "in/1", |v| {
             let across = |groups: bool| {
                 weighted(v, &|links, kind| {
