@@ -206,7 +206,8 @@ impl EmbeddingLayout {
 
     /// The weight columns: the matrix, then the positions as a boundary stands.
     pub fn weight_columns(&self, weights: &EmbeddingWeights) -> Vec<Vec<i16>> {
-        let mut columns = self.matrix.columns(&weights.matrix, self.active);
+        let mut columns = vec![vec![0i16; self.active]; self.matrix.lanes];
+        self.matrix.place(&weights.matrix, 0, &mut columns);
         if let (Some(_), Some(p)) = (self.spec.position_shift, &weights.positions) {
             let used = &p.data[..self.spec.tokens * self.spec.hidden];
             columns.extend(used.chunks(self.boundary.rows()).map(|chunk| {

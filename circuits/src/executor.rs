@@ -55,9 +55,7 @@ pub enum Site {
     Position,
     /// Output of the final norm.
     HeadNorm,
-    /// Gain of the final norm.
-    Gain,
-    /// Output of the final norm times its gain.
+    /// Output of the final norm times its gain matrix.
     HeadGain,
     /// Greatest logit.
     Logit,
@@ -88,7 +86,6 @@ impl fmt::Display for Site {
             Site::Output => "output",
             Site::Position => "position",
             Site::HeadNorm => "head-norm",
-            Site::Gain => "gain",
             Site::HeadGain => "head-gain",
             Site::Logit => "logit",
             Site::LogitDistance => "logit-distance",

@@ -31,7 +31,6 @@ pub const ALL: &[&str] = &[
     "boundary/2",
     "sum/3",
     "head-norm/4",
-    "head-gain/1",
     "select/1",
     "argmax/1",
     "argmax/2",

@@ -1,16 +1,16 @@
-//! How a `[hidden, vocabulary]` matrix stands in weight columns: the same in the embedding and in the head, so
-//! that a tied head links the very commitments of the embedding.
+//! How a `[hidden, width]` matrix stands in weight columns: that of the vocabulary the same in the embedding and in the
+//! head, so that a tied head links the very commitments of the embedding.
 
 use crate::spec::Matrix;
 
-/// Rows `(j, b)` of feature `j`, `b` fastest, each with the entries of `lanes` consecutive ids.
+/// Rows `(j, b)` of feature `j`, `b` fastest, each with `lanes` consecutive entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MatrixShape {
     /// Features.
     pub hidden: usize,
-    /// Ids.
-    pub vocab: usize,
-    /// Columns, ids of a row.
+    /// Entries of a feature: ids, or features again.
+    pub width: usize,
+    /// Columns, entries of a row.
     pub lanes: usize,
     /// Rows of a feature.
     pub blocks: usize,
@@ -18,14 +18,26 @@ pub struct MatrixShape {
 
 impl MatrixShape {
     /// The shape with `lanes` columns.
-    pub fn new(hidden: usize, vocab: usize, lanes: usize) -> Self {
-        Self { hidden, vocab, lanes, blocks: vocab.div_ceil(lanes.max(1)) }
+    pub fn new(hidden: usize, width: usize, lanes: usize) -> Self {
+        Self { hidden, width, lanes, blocks: width.div_ceil(lanes.max(1)) }
     }
 
-    /// The fewest columns that fit `rows` rows; `None` if not even one row a feature fits.
-    pub fn fit(hidden: usize, vocab: usize, rows: usize) -> Option<Self> {
-        let blocks = rows.checked_div(hidden).filter(|&blocks| blocks > 0)?;
-        Some(Self::new(hidden, vocab, vocab.div_ceil(blocks)))
+    /// The fewest columns in which matrices of some widths fit `rows` rows, one below the other; `None` if not even one
+    /// row a feature fits.
+    pub fn fit(hidden: usize, widths: &[usize], rows: usize) -> Option<usize> {
+        let fits = |lanes: usize| {
+            let blocks = widths.iter().map(|width| width.div_ceil(lanes)).sum::<usize>();
+            hidden.checked_mul(blocks).is_some_and(|needed| needed <= rows)
+        };
+        let (mut low, mut high) = (1, *widths.iter().max()?);
+        if !fits(high) {
+            return None;
+        }
+        while low < high {
+            let middle = low.midpoint(high);
+            if fits(middle) { high = middle } else { low = middle + 1 }
+        }
+        Some(low)
     }
 
     /// Rows in all.
@@ -33,18 +45,16 @@ impl MatrixShape {
         self.hidden * self.blocks
     }
 
-    /// The weight columns of `matrix`, `active` rows each; lanes beyond the vocabulary are zero.
+    /// Writes `matrix` into weight columns from row `first` on; lanes beyond the width stay as they are.
     ///
     /// # Shapes
-    /// `matrix`: `[hidden, vocab]`.
-    pub fn columns(&self, matrix: &Matrix, active: usize) -> Vec<Vec<i16>> {
-        let mut columns = vec![vec![0i16; active]; self.lanes];
-        for (j, row) in matrix.data.chunks(self.vocab).enumerate() {
-            for (id, &w) in row.iter().enumerate() {
-                columns[id % self.lanes][j * self.blocks + id / self.lanes] = w;
+    /// `matrix`: `[hidden, width]`; `columns`: at least `lanes` of at least `first + rows()` rows.
+    pub fn place(&self, matrix: &Matrix, first: usize, columns: &mut [Vec<i16>]) {
+        for (j, row) in matrix.data.chunks(self.width).enumerate() {
+            for (at, &w) in row.iter().enumerate() {
+                columns[at % self.lanes][first + j * self.blocks + at / self.lanes] = w;
             }
         }
-        columns
     }
 }
 
@@ -55,14 +65,23 @@ mod tests {
 
     #[test]
     fn as_few_columns_as_fit() {
-        for (hidden, vocab, rows) in [(3, 10, 9), (3, 10, 3), (3, 10, 29), (3, 10, 100), (5, 7, 12)] {
-            let shape = MatrixShape::fit(hidden, vocab, rows).unwrap();
-            assert!(shape.rows() <= rows && shape.lanes * shape.blocks >= vocab, "{shape:?}");
-            assert!(
-                shape.lanes == 1 || MatrixShape::new(hidden, vocab, shape.lanes - 1).rows() > rows,
-                "{shape:?}"
-            );
+        let rows_of = |hidden, widths: &[usize], lanes| -> usize {
+            widths.iter().map(|&width| MatrixShape::new(hidden, width, lanes).rows()).sum()
+        };
+        for (hidden, widths, rows) in [
+            (3, &[10][..], 9),
+            (3, &[10], 3),
+            (3, &[10], 29),
+            (3, &[10], 100),
+            (5, &[7], 12),
+            (3, &[10, 3], 13),
+            (3, &[10, 3], 6),
+        ] {
+            let lanes = MatrixShape::fit(hidden, widths, rows).unwrap();
+            assert!(rows_of(hidden, widths, lanes) <= rows, "{widths:?} in {rows} rows: {lanes}");
+            assert!(lanes == 1 || rows_of(hidden, widths, lanes - 1) > rows, "{widths:?}: {lanes}");
         }
-        assert_eq!(MatrixShape::fit(3, 10, 2), None);
+        assert_eq!(MatrixShape::fit(3, &[10], 2), None);
+        assert_eq!(MatrixShape::fit(3, &[10, 3], 5), None);
     }
 }

@@ -251,7 +251,7 @@ impl EndPlan {
         Ok(Self {
             name: "head",
             rows: [layout.max + 1, layout.matrix.rows(), layout.active],
-            weights: spec.norm.hidden * (spec.vocab + 1),
+            weights: spec.norm.hidden * (spec.vocab + spec.norm.hidden),
             lookups: head::rows::LOOKUPS * spec.vocab * spec.positions,
             proof_bytes: proof_bytes(&cs),
             expected_core_ms: expected_ns(&columns, params.k) / 1e6,

@@ -130,12 +130,13 @@ pub fn head_params(
     HeadParams { spec, chunks, weight_lanes, k: 9 }
 }
 
-/// Random weights of a head: entries up to `bound`, gains up to twice the gain's unit.
+/// Random weights of a head: entries up to `bound`; the gain matrix lengthens no vector more than twofold.
 pub fn head_weights(spec: &HeadSpec, seed: u64, bound: i32) -> HeadWeights {
     let mut rng = Generator(seed);
     let matrix = matrix(&mut rng, spec.norm.hidden, spec.vocab, bound);
-    let gain = (0..spec.norm.hidden).map(|_| rng.signed(2 << spec.gain_shift)).collect();
-    HeadWeights { gain: Arc::new(gain), matrix }
+    let d = spec.norm.hidden;
+    let gain = (0..d * d).map(|_| rng.signed((2 << spec.gain_shift) / d as i32) as i16).collect();
+    HeadWeights { gain: Matrix { rows: d, cols: d, data: Arc::new(gain) }, matrix }
 }
 
 /// A small deterministic generator (splitmix64); not for secrets.

@@ -133,21 +133,20 @@ fn world() -> &'static World {
         let keys: Vec<_> = circuits.iter().map(|c| ProvingKey::generate(&srs.params(), c).unwrap()).collect();
         let shared = |columns: Vec<Vec<i16>>| Arc::new(columns.into_iter().map(Arc::new).collect::<Vec<_>>());
         let columns = [
-            shared(embedding_layout(&circuits).weight_columns(&embedding)),
+            shared(head_layout(&circuits).weight_columns(&head)),
             shared(block_layout(&circuits).weight_columns(&block)),
             shared(head_layout(&circuits).weight_columns(&head)),
         ];
         let usable = keys[0].usable_rows();
-        // The head's matrix is the embedding's: published once, linked by both.
-        let lanes = columns[0].len();
-        assert_eq!(columns[2][..lanes], columns[0][..], "one layout of the matrix");
-        let first = publish(&srs, usable, &columns[0]);
+        // The head's matrix is the embedding's: published once, with the gain in rows that the embedding does not
+        // read, and linked by both.
+        let own = embedding_layout(&circuits).weight_columns(&embedding);
+        let rows = head_layout(&circuits).matrix.rows();
+        let same = own.iter().zip(columns[2].iter()).all(|(own, both)| own[..rows] == both[..rows]);
+        assert!(same && own.len() == columns[2].len(), "one layout of the matrix");
+        let ends = publish(&srs, usable, &columns[2]);
         let middle = publish(&srs, usable, &columns[1]);
-        let gain = publish(&srs, usable, &columns[2][lanes..]);
-        let mut last = first.clone();
-        last.reference.columns.extend(&gain.reference.columns);
-        last.tails.extend(gain.tails);
-        let published = vec![first, middle, last];
+        let published = vec![ends.clone(), middle, ends];
         let mut kinds = vec![];
         for (name, (key, params)) in ["embedding", "block", "head"].iter().zip(keys.iter().zip(params)) {
             let columns = ModelCircuit::linked(&params).weights.len();

@@ -87,9 +87,9 @@ fn cell(layout: &HeadLayout, trace: &HeadTrace, at: usize, slot: usize, lane: us
         Kind::Rest => {
             let (lo, _) = halves(s.norm_shift);
             let r = trace.norm.n.r[feature];
-            [r & ((1 << lo) - 1), r >> lo, trace.gained.q[feature], 0][slot]
+            [r & ((1 << lo) - 1), r >> lo, 0, 0][slot]
         }
-        Kind::Gain => [trace.gained.r[feature], 0, 0, 0][slot],
+        Kind::Gain => [trace.gained.r[feature], trace.gained.q[feature], 0, 0][slot],
         Kind::Select => i32::from(slot == F && trace.positions[p] == layout.index(at)),
         Kind::Logit | Kind::Tail => {
             let id = layout.index(at) - 1 + chunk;
@@ -240,7 +240,11 @@ impl HeadWitness {
             }
             if layout.link_out(at) {
                 let next = a_out[at + 1];
-                a_out[at] += if kinds[at] == Some(Kind::Logit) { logit * next } else { next };
+                a_out[at] += match kinds[at] {
+                    Some(Kind::Logit) => logit * next,
+                    Some(Kind::Gain) => c.gamma * next,
+                    _ => next,
+                };
             }
         }
 
@@ -281,20 +285,24 @@ impl HeadWitness {
             powers[l] = powers[l - 1] * c.gamma;
         }
         let step = powers[matrix.lanes - 1] * c.gamma;
-        for j in 0..matrix.hidden {
-            let at = j * matrix.blocks;
-            wa[at] = a_in[layout.stride + j];
-            for b in 1..matrix.blocks {
-                wa[at + b] = step * wa[at + b - 1];
+        let products = [(matrix, 0, 2 * layout.stride), (&layout.gain, matrix.rows(), 0)];
+        for (matrix, first, inputs) in products {
+            for j in 0..matrix.hidden {
+                let at = first + j * matrix.blocks;
+                wa[at] = a_in[inputs + j];
+                for b in 1..matrix.blocks {
+                    wa[at + b] = step * wa[at + b - 1];
+                }
+            }
+            let rows = first..first + matrix.rows();
+            let sums = column_sums(&powers, &self.weights, rows.clone());
+            let mut next = Fr::ZERO;
+            for (row, sum) in rows.zip(sums).rev() {
+                next += wa[row] * sum;
+                acc[row] = next;
             }
         }
-        let products = column_sums(&powers, &self.weights, 0..matrix.rows());
         let mut next = Fr::ZERO;
-        for row in (0..matrix.rows()).rev() {
-            next += wa[row] * products[row];
-            acc[row] = next;
-        }
-        next = Fr::ZERO;
         for t in (0..layout.spec.tokens).rev() {
             let row = layout.pairs + t;
             let (column, at) = layout.boundary.place(t);

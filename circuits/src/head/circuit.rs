@@ -38,8 +38,6 @@ pub struct HeadColumns {
     pub output: Column<Advice>,
     /// The matrix, linked.
     pub weights: Vec<Column<Advice>>,
-    /// Digits of the gain, linked.
-    pub gain: Vec<Column<Advice>>,
     /// Cells, `[slot][lane]`.
     pub cells: Vec<Vec<Column<Advice>>>,
     /// Combinations that products read; sums of ids.
@@ -142,7 +140,6 @@ impl HeadColumns {
         let input = first(meta, layout.boundary.columns);
         let output = meta.advice_column_in(FirstPhase);
         let weights = first(meta, layout.matrix.lanes);
-        let gain = first(meta, layout.spec.gain_digits());
         let cells = (0..SLOTS).map(|_| first(meta, layout.lanes)).collect();
         let multiplicities = LogUp::multiplicities(meta, layout.table_columns());
         let mut second = || {
@@ -161,7 +158,6 @@ impl HeadColumns {
             input,
             output,
             weights,
-            gain,
             cells,
             a_in,
             a_out,
@@ -222,11 +218,10 @@ impl HeadColumns {
 
     fn advice(&self) -> Vec<Column<Advice>> {
         let l = &self.logup;
-        let groups: [&[Column<Advice>]; 9] = [
+        let groups: [&[Column<Advice>]; 8] = [
             &self.input,
             &[self.output],
             &self.weights,
-            &self.gain,
             &l.multiplicities,
             &self.tokens,
             &l.helpers,
@@ -267,8 +262,10 @@ impl HeadColumns {
             active(v, self.a_in) - selected(v, &|t| t.a_in) - tail
         });
         self.gate(meta, "out/1", |v| {
-            let logit = v.any(&[Kind::Logit]);
-            let weight = logit.clone() * power(&v.challenges().gamma, layout.chunks) + one() - logit;
+            let (logit, gain) = (v.any(&[Kind::Logit]), v.any(&[Kind::Gain]));
+            let gamma = v.challenges().gamma;
+            let weight =
+                logit.clone() * power(&gamma, layout.chunks) + gain.clone() * gamma + one() - logit - gain;
             let tail = v.fixed(self.link_out) * weight * v.advice(self.a_out, 1);
             active(v, self.a_out) - selected(v, &|t| t.a_out) - tail
         });
@@ -292,7 +289,7 @@ impl HeadColumns {
             });
             v.any(&[Kind::Stream, Kind::Square]) * change
         });
-        // The rest of a feature's requantisations stands `stride` and `2 stride` rows below.
+        // The rest of a feature's requantisation stands `stride` rows below.
         self.gate(meta, "head-norm/4", |v| {
             let c = v.challenges();
             let shift = spec.norm.norm_shift;
@@ -300,16 +297,6 @@ impl HeadColumns {
             let raw = n * pow2::<E>(shift) + v.advice(self.a_out, layout.stride)
                 - programs.ones(&c) * pow2::<E>(shift - 1);
             v.any(&[Kind::Stream]) * (raw - scaled)
-        });
-        self.gate(meta, "head-gain/1", |v| {
-            let c = v.challenges();
-            let (_, n) = programs.feature(&c, v);
-            let base = pow2::<E>(spec.weight_bits);
-            let gain = combination(&base, self.gain.len(), |i| v.advice(self.gain[i], 0));
-            let raw = v.advice(self.a_in, layout.stride) * pow2::<E>(spec.gain_shift)
-                + v.advice(self.a_x, 2 * layout.stride)
-                - programs.ones(&c) * pow2::<E>(spec.gain_shift - 1);
-            v.any(&[Kind::Stream]) * (raw - gain * n)
         });
         self.gate(meta, "norm/3", |v| v.any(&[Kind::Square]) * v.advice(self.a_out, 0));
         for &(kind, column) in &self.kinds {
@@ -390,12 +377,15 @@ impl HeadColumns {
         };
         for row in 0..layout.active {
             put(self.logup.active, row, 1);
-            put(self.on_weights, row, usize::from(row < matrix.rows()));
+            let weights = matrix.rows() + layout.gain.rows();
+            put(self.on_weights, row, usize::from(row < weights));
             let in_pairs = |row: usize| (layout.pairs..layout.pairs + layout.spec.tokens).contains(&row);
             put(self.on_pairs, row, usize::from(in_pairs(row)));
-            let linked = row + 1 < matrix.rows() || in_pairs(row) && in_pairs(row + 1);
+            let linked = row + 1 < weights && row + 1 != matrix.rows() || in_pairs(row) && in_pairs(row + 1);
             put(self.link_acc, row, usize::from(linked));
-            let block = row < matrix.rows() && !(row + 1).is_multiple_of(matrix.blocks);
+            let (first, blocks) =
+                if row < matrix.rows() { (0, matrix.blocks) } else { (matrix.rows(), layout.gain.blocks) };
+            let block = row < weights && !(row + 1 - first).is_multiple_of(blocks);
             put(self.link_wa, row, usize::from(block));
             let boundary = row < layout.boundary.rows();
             put(self.on_boundary, row, usize::from(boundary));
@@ -571,7 +561,7 @@ impl SliceCircuit for HeadCircuit {
         LinkedColumns {
             boundary_in: 0..b,
             boundary_out: b..b + 1,
-            weights: b + 1..b + 1 + layout.matrix.lanes + layout.spec.gain_digits(),
+            weights: b + 1..b + 1 + layout.matrix.lanes,
         }
     }
 }

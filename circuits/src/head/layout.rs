@@ -3,7 +3,7 @@
 //! The cell region is one strip: stream rows, root rows, the rest of both requantisations, one row a token for the
 //! choice of positions, one row for every `chunks` ids, the maximum. Lane `c P + p` holds chunk `c` of position `p`;
 //! the rows before the logits use the first `P` lanes. The product region holds the matrix, row for row as in the
-//! embedding, then the products that select positions.
+//! embedding, the gain matrix in the same columns, then the products that select positions.
 
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +71,8 @@ pub struct HeadLayout {
     pub boundary: BoundaryShape,
     /// The matrix in the weight columns.
     pub matrix: MatrixShape,
+    /// The gain matrix, below it.
+    pub gain: MatrixShape,
     /// Distance between the rows of one feature: stream, rest, gain.
     pub stride: usize,
     /// First row of the choice of positions.
@@ -100,14 +102,9 @@ impl HeadParams {
         let others = 3 * d + 2 * ROOT_ROWS + spec.tokens + 1;
         let room = active.checked_sub(others).filter(|&room| room > 0);
         let room = room.ok_or_else(|| rows("the cell region", others + 1))?;
-        let matrix = MatrixShape::fit(d, spec.vocab, active.saturating_sub(spec.tokens))
-            .ok_or_else(|| rows("the product region", d + spec.tokens))?;
-        let params = HeadParams {
-            spec: spec.clone(),
-            chunks: spec.vocab.div_ceil(room),
-            weight_lanes: matrix.lanes,
-            k,
-        };
+        let weight_lanes = MatrixShape::fit(d, &[spec.vocab, d], active.saturating_sub(spec.tokens))
+            .ok_or_else(|| rows("the product region", 2 * d + spec.tokens))?;
+        let params = HeadParams { spec: spec.clone(), chunks: spec.vocab.div_ceil(room), weight_lanes, k };
         params.layout()?;
         Ok(params)
     }
@@ -127,14 +124,15 @@ impl HeadParams {
         let boundary =
             BoundaryShape::new(active, d, s.tokens).ok_or_else(|| rows("one token of a boundary", d))?;
         let matrix = MatrixShape::new(d, s.vocab, self.weight_lanes);
-        if self.weight_lanes == 0 || self.weight_lanes > s.vocab {
+        let gain = MatrixShape::new(d, d, self.weight_lanes);
+        if self.weight_lanes == 0 || self.weight_lanes > s.vocab.max(d) {
             return Err(rows("the head matrix", matrix.rows()));
         }
         let stride = d + ROOT_ROWS;
         let select = 2 * stride + d;
         let logits = select + s.tokens;
         let max = logits + s.vocab.div_ceil(chunks);
-        let pairs = matrix.rows().max(2 * s.positions);
+        let pairs = (matrix.rows() + gain.rows()).max(2 * s.positions);
         if max >= active {
             return Err(rows("the cell region", max + 1));
         }
@@ -158,6 +156,7 @@ impl HeadParams {
             active,
             boundary,
             matrix,
+            gain,
             stride,
             select,
             logits,
@@ -222,6 +221,7 @@ impl HeadLayout {
     pub fn link_out(&self, at: usize) -> bool {
         let d = self.spec.norm.hidden;
         (d..self.stride - 1).contains(&at)
+            || (2 * self.stride..2 * self.stride + d - 1).contains(&at)
             || (self.select..self.logits - 1).contains(&at)
             || (self.logits..self.max - 1).contains(&at)
     }
@@ -247,7 +247,8 @@ impl HeadLayout {
     pub fn copies(&self) -> Vec<(PortCell, PortCell)> {
         let mut copies = vec![];
         for j in 0..self.spec.norm.hidden {
-            copies.push(((Port::In, self.stride + j), (Port::Left, j * self.matrix.blocks)));
+            copies.push(((Port::In, j), (Port::Left, self.matrix.rows() + j * self.gain.blocks)));
+            copies.push(((Port::In, 2 * self.stride + j), (Port::Left, j * self.matrix.blocks)));
         }
         for t in 0..self.spec.tokens {
             let (column, row) = self.boundary.place(t);
@@ -256,22 +257,17 @@ impl HeadLayout {
         }
         copies.push(((Port::Acc, self.pairs), (Port::Stream, 0)));
         copies.push(((Port::Acc, 0), (Port::Out, self.logits)));
+        copies.push(((Port::Acc, self.matrix.rows()), (Port::Out, 2 * self.stride)));
         copies.push(((Port::Right, 0), (Port::Out, self.select)));
         copies.push(((Port::Right, self.spec.positions), (Port::In, self.logits)));
         copies
     }
 
-    /// The weight columns: the matrix as in the embedding, then the digits of the gain, lowest first.
-    ///
-    /// Digits of a gain that has none are those of its residue; the executor refuses it.
+    /// The weight columns: the matrix as in the embedding, the gain matrix below it.
     pub fn weight_columns(&self, weights: &HeadWeights) -> Vec<Vec<i16>> {
-        let mut columns = self.matrix.columns(&weights.matrix, self.active);
-        let digits: Vec<_> = weights.gain.iter().map(|&g| self.spec.digits(g).unwrap_or_default()).collect();
-        columns.extend((0..self.spec.gain_digits()).map(|i| {
-            let mut column: Vec<i16> = digits.iter().map(|d| d.get(i).copied().unwrap_or(0)).collect();
-            column.resize(self.active, 0);
-            column
-        }));
+        let mut columns = vec![vec![0i16; self.active]; self.matrix.lanes];
+        self.matrix.place(&weights.matrix, 0, &mut columns);
+        self.gain.place(&weights.gain, self.matrix.rows(), &mut columns);
         columns
     }
 

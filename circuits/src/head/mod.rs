@@ -11,8 +11,6 @@ pub mod circuit;
 pub mod layout;
 pub mod rows;
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -27,7 +25,7 @@ use crate::{
 pub struct HeadSpec {
     /// The final norm, without its gain.
     pub norm: NormSpec,
-    /// Requantisation of the normalised features times the gain.
+    /// Requantisation of the normalised features times the gain matrix.
     pub gain_shift: u32,
     /// Ids: `0..vocab`.
     pub vocab: usize,
@@ -41,11 +39,12 @@ pub struct HeadSpec {
 
 /// The integer weights of a head.
 ///
-/// The gain is not folded into the matrix, so that a tied head can read the embedding's.
+/// The gain is not folded into the matrix, so that a tied head can read the embedding's. It is a matrix itself: in the
+/// rotated basis of the stream the final norm's gain is `R^T diag(g) R`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeadWeights {
-    /// Gain of the final norm, `[hidden]`, of [`HeadSpec::gain_digits`] digits.
-    pub gain: Arc<Vec<i32>>,
+    /// Gain of the final norm, `[hidden, hidden]`.
+    pub gain: Matrix,
     /// `[hidden, vocab]`.
     pub matrix: Matrix,
 }
@@ -59,7 +58,7 @@ pub struct HeadTrace {
     pub positions: Vec<usize>,
     /// Norm of those positions.
     pub norm: NormTrace,
-    /// Normalised features times the gain, `[positions, hidden]`.
+    /// Normalised features times the gain matrix, `[positions, hidden]`.
     pub gained: Requantised,
     /// Exact logits, `[positions, vocab]`.
     pub logits: Vec<i64>,
@@ -68,28 +67,9 @@ pub struct HeadTrace {
 }
 
 impl HeadSpec {
-    /// Weight columns of the gain: its base-`2^weight_bits` digits, 16 bits in all at least.
-    pub fn gain_digits(&self) -> usize {
-        16u32.div_ceil(self.weight_bits.max(1)) as usize
-    }
-
     /// Bits of a logit's distance from the maximum, in three limbs.
     pub fn distance_bits(&self) -> u32 {
         3 * self.norm.limb_bits
-    }
-
-    /// The digits of a gain, lowest first: each in the range of a weight; `None` if it has none.
-    pub fn digits(&self, gain: i32) -> Option<Vec<i16>> {
-        let base = 1i64 << self.weight_bits;
-        let mut rest = i64::from(gain);
-        let digits = (0..self.gain_digits())
-            .map(|_| {
-                let digit = (rest + base / 2).rem_euclid(base) - base / 2;
-                rest = (rest - digit) / base;
-                digit as i16
-            })
-            .collect();
-        (rest == 0).then_some(digits)
     }
 
     /// Checks every bound that the circuit's soundness needs; see [`crate::spec::BlockSpec::check`].
@@ -103,10 +83,9 @@ impl HeadSpec {
         require("weight_bits", self.weight_bits.into(), 2, 16)?;
         require("gain_shift", self.gain_shift.into(), 1, 15)?;
         self.norm.check()?;
-        // Logits are sums of `hidden` products; with distances they stay far below p/2.
-        let logit = self.norm.act_bits + self.weight_bits + log2_ceil(self.norm.hidden as u64);
-        bound("matmul/logits", logit, 62)?;
-        bound("head-gain/1", self.norm.act_bits + 32, 62)
+        // Gained features and logits are sums of `hidden` products; with distances they stay far below p/2.
+        let product = self.norm.act_bits + self.weight_bits + log2_ceil(self.norm.hidden as u64);
+        bound("matmul/logits", product, 62)
     }
 }
 
@@ -127,24 +106,13 @@ pub fn execute_head(
     let d = spec.norm.hidden;
     expect_size("head", d * spec.vocab, weights.matrix.data.len())?;
     expect_size("head rows", d, weights.matrix.rows)?;
-    expect_size("gain", d, weights.gain.len())?;
+    expect_size("gain", d * d, weights.gain.data.len())?;
+    expect_size("gain rows", d, weights.gain.rows)?;
     expect_size("input", spec.tokens * d, x.len())?;
     expect_size("positions", spec.positions, positions.len())?;
     let stream = Range::signed(Site::Input, spec.norm.act_bits + spec.norm.residual_lo_bits);
     for (i, &v) in x.iter().enumerate() {
         stream.check(v.into(), i / d, i % d)?;
-    }
-    for (j, &g) in weights.gain.iter().enumerate() {
-        if spec.digits(g).is_none() {
-            return Err(ExecError::OutOfRange {
-                site: Site::Gain,
-                token: 0,
-                index: j,
-                value: g.into(),
-                min: -(1 << 15),
-                max: (1 << 15) - 1,
-            });
-        }
     }
     let mut selected = Vec::with_capacity(positions.len() * d);
     for (token, &at) in positions.iter().enumerate() {
@@ -161,10 +129,8 @@ pub fn execute_head(
         selected.extend_from_slice(&x[at * d..(at + 1) * d]);
     }
     let norm = norm(&selected, &spec.norm, Site::HeadNorm)?;
-    let scaled: Vec<i64> =
-        norm.n.q.iter().enumerate().map(|(i, &n)| i64::from(n) * i64::from(weights.gain[i % d])).collect();
     let act = Range::signed(Site::HeadGain, spec.norm.act_bits);
-    let gained = requantise(&scaled, None, d, spec.gain_shift, act)?;
+    let gained = requantise(&product(&norm.n.q, &weights.gain), None, d, spec.gain_shift, act)?;
     let logits = product(&gained.q, &weights.matrix);
     let bits = spec.distance_bits();
     let (range, distance) = (Range::signed(Site::Logit, bits), Range::unsigned(Site::LogitDistance, bits));

@@ -32,9 +32,9 @@ pub enum Kind {
     AboveLow,
     /// Upper limbs of the remainder above.
     AboveHigh,
-    /// Two limbs of a feature's remainder; the feature times its gain.
+    /// Two limbs of a normalised feature's remainder.
     Rest,
-    /// Remainder of that.
+    /// A feature after the gain matrix, and its remainder.
     Gain,
     /// A token of the boundary: `f` is 1 where the position is this one.
     Select,
@@ -133,7 +133,6 @@ impl Programs<'_> {
     pub fn a_x<E: Algebra>(&self, kind: Kind, c: &Challenges<E>, view: &impl View<E>) -> Option<E> {
         Some(match kind {
             Kind::Stream => self.over(c, |l| self.stream(view, l)),
-            Kind::Gain => self.over(c, |l| view.cell(0, l)),
             Kind::Max => {
                 let half = pow2::<E>(self.spec.distance_bits() - 1);
                 self.over(c, |l| self.limbs(view, l) - half.clone())
@@ -206,7 +205,8 @@ impl Programs<'_> {
             a_s: self.a_s(kind, chunks, c, view),
         };
         match kind {
-            Kind::Stream | Kind::Gain | Kind::Max => {}
+            Kind::Stream => t.a_in = Some(self.over(c, |l| view.cell(2, l))),
+            Kind::Max => {}
             Kind::Square => t.a_out = Some(roots(&|l| self.limbs(view, l), true)),
             Kind::Root => t.a_out = Some(roots(&|l| view.cell(0, l) * high(), false)),
             Kind::BelowLow => t.a_out = Some(remainder()),
@@ -215,8 +215,14 @@ impl Programs<'_> {
             Kind::AboveHigh => t.a_out = Some(remainder() * c.eta.clone() * high()),
             Kind::Rest => {
                 let (lo, _) = halves(s.norm_shift);
-                t.a_in = Some(self.over(c, |l| view.cell(2, l)));
                 t.a_out = Some(self.over(c, |l| view.cell(0, l) + view.cell(1, l) * pow2::<E>(lo)));
+            }
+            Kind::Gain => {
+                let shift = self.spec.gain_shift;
+                t.a_in = Some(self.over(c, |l| view.cell(1, l)));
+                t.a_out = Some(self.over(c, |l| {
+                    view.cell(1, l) * pow2::<E>(shift) + view.cell(0, l) - pow2::<E>(shift - 1)
+                }));
             }
             Kind::Select => {
                 let chosen = self.flags(0, c, view);
@@ -279,7 +285,7 @@ impl Programs<'_> {
         }
     }
 
-    /// `x s` of a stream row and its normalised features, combined: what `head-norm/4` and `head-gain/1` read.
+    /// `x s` of a stream row and its normalised features, combined: what `head-norm/4` reads.
     pub fn feature<E: Algebra>(&self, c: &Challenges<E>, view: &impl View<E>) -> (E, E) {
         let scaled = self.over(c, |l| self.stream(view, l) * view.cell(F, l));
         (scaled, self.over(c, |l| view.cell(2, l)))
