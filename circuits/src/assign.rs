@@ -378,25 +378,8 @@ impl BlockWitness {
             }
             row
         });
-        let mut columns: Vec<Vec<Fr>> = map_rows(helpers, |h| rows.iter().map(|row| row[h]).collect());
-        let tables = layout.table_columns();
-        let table_helpers: Vec<Vec<Fr>> = (0..tables.div_ceil(ARITY))
-            .map(|h| {
-                map_rows(n, |at| {
-                    (h * ARITY..tables.min((h + 1) * ARITY))
-                        .map(|t| {
-                            // Rows past the last entry repeat the first.
-                            let inverse = inverses.get(t * n + at).unwrap_or(&inverses[0]);
-                            signed(self.multiplicities[t][at]) * inverse
-                        })
-                        .sum()
-                })
-            })
-            .collect();
-        let sum = logup::running_sum(&columns, &table_helpers, n);
-        columns.extend(table_helpers);
-        columns.push(sum);
-        columns
+        let columns = map_rows(helpers, |h| rows.iter().map(|row| row[h]).collect());
+        logup::close(columns, &self.multiplicities, &inverses, n)
     }
 
     /// The challenges in the order of the circuit.

@@ -4,7 +4,7 @@ use std::{cell::RefCell, sync::Arc};
 
 use ff::Field;
 use halo2_proofs::{
-    circuit::{Cell, Layouter, Region, SimpleFloorPlanner, Value},
+    circuit::{Cell, Layouter, Region, SimpleFloorPlanner},
     plonk::{
         Advice, Any, Challenge, Circuit, Column, ConstraintSystem, Error, Expression, FirstPhase, Fixed,
         Instance, SecondPhase, VirtualCells,
@@ -25,7 +25,7 @@ use crate::{
     slice::{LinkedColumns, MAX_COLUMNS, RefusedParams, SliceCircuit},
     spec::{BlockSpec, Scales},
     tables::{self, Table},
-    witness::{self, Witness},
+    witness::{Witness, assign_witness},
 };
 
 /// Degree of the constraint system, set explicitly (`protocol.md` section 2).
@@ -631,27 +631,6 @@ fn cell_at(column: Column<Advice>, row: usize) -> Cell {
     Cell { row_offset: row, column: Column::<Any>::from(column) }
 }
 
-/// Assigns columns of integers or field elements cell by cell: the oracle's path, never the prover's.
-pub(crate) fn assign_columns(
-    region: &mut Region<'_, Fr>,
-    columns: &[Column<Advice>],
-    values: Vec<(usize, witness::Column)>,
-) {
-    for (index, values) in values {
-        let Some(&column) = columns.iter().find(|c| c.index() == index) else { continue };
-        let mut put = |row: usize, v: Fr| {
-            region.assign_advice(column, row, Value::known(v));
-        };
-        match values {
-            witness::Column::I16(v) => {
-                v.iter().enumerate().for_each(|(row, &v)| put(row, signed(v.into())));
-            }
-            witness::Column::I32(v) => v.iter().enumerate().for_each(|(row, &v)| put(row, signed(v))),
-            witness::Column::Field(v) => v.into_iter().enumerate().for_each(|(row, v)| put(row, v)),
-        }
-    }
-}
-
 impl Columns {
     /// All advice columns.
     pub fn advice(&self) -> Vec<Column<Advice>> {
@@ -703,27 +682,12 @@ impl Circuit<Fr> for BlockCircuit {
         (columns, layout): Self::Config,
         mut layouter: impl Layouter<Fr>,
     ) -> Result<(), Error> {
-        let challenges = |layouter: &mut dyn FnMut(Challenge) -> Value<Fr>| -> Option<Vec<Fr>> {
-            let c = &columns.challenges;
-            let mut known = vec![];
-            for challenge in [c.alpha, c.gamma, c.eta, c.theta, c.beta] {
-                layouter(challenge).map(|v| known.push(v));
-            }
-            (known.len() == 5).then_some(known)
-        };
         layouter.assign_region(
             || "block",
             |mut region| {
                 columns.assign_fixed(&mut region, &layout);
-                let advice = columns.advice();
-                if let Some(witness) = &self.witness {
-                    assign_columns(&mut region, &advice, witness.columns(0, &[]));
-                }
-                region.next_phase();
-                let known = challenges(&mut |c| region.get_challenge(c));
-                if let (Some(witness), Some(known)) = (&self.witness, known) {
-                    assign_columns(&mut region, &advice, witness.columns(1, &known));
-                }
+                let witness = self.witness.as_deref().map(|witness| witness as &dyn Witness);
+                assign_witness(&mut region, &columns.advice(), witness, &[&columns.challenges.list()]);
                 for (a, b) in copies(&layout) {
                     let [a, b] = [a, b].map(|(port, row)| cell_at(columns.port(port), row));
                     region.constrain_equal(a, b);

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Fr,
     assign::map_rows,
-    block::{DEGREE, assign_columns},
+    block::DEGREE,
     boundary::{BoundaryShape, active_rows},
     bounds::{SpecError, require},
     executor::{ExecError, expect_size},
@@ -42,7 +42,7 @@ use crate::{
     rows::{combination, int, pow2, power},
     slice::{LinkedColumns, MAX_COLUMNS, RefusedParams, SliceCircuit},
     spec::Matrix,
-    witness::{self, Witness},
+    witness::{self, Witness, assign_witness},
 };
 
 /// Everything public about an embedding but its commitments.
@@ -525,22 +525,9 @@ impl Circuit<Fr> for EmbeddingCircuit {
             || "embedding",
             |mut region| {
                 columns.assign_fixed(&mut region, &layout);
-                let advice = columns.advice();
-                if let Some(witness) = &self.witness {
-                    assign_columns(&mut region, &advice, witness.columns(0, &[]));
-                }
-                let mut known = vec![];
-                for (phase, drawn) in
-                    [(1, &[columns.gamma][..]), (2, &[columns.rho, columns.theta, columns.beta])]
-                {
-                    region.next_phase();
-                    for &challenge in drawn {
-                        region.get_challenge(challenge).map(|v| known.push(v));
-                    }
-                    if let (Some(witness), true) = (&self.witness, known.len() == [0, 1, 4][phase]) {
-                        assign_columns(&mut region, &advice, witness.columns(phase as u8, &known));
-                    }
-                }
+                let witness = self.witness.as_deref().map(|witness| witness as &dyn Witness);
+                let drawn = [&[columns.gamma][..], &[columns.rho, columns.theta, columns.beta]];
+                assign_witness(&mut region, &columns.advice(), witness, &drawn);
                 Ok(())
             },
         )

@@ -10,6 +10,8 @@
 //! serve four cells, but then helpers could not be blinded independently, and no stock prover could write the
 //! proof.) A running sum must be zero at both ends (security.md S22).
 
+use std::sync::Arc;
+
 use ff::{BatchInvert, Field};
 use halo2_proofs::{
     circuit::Region,
@@ -19,7 +21,7 @@ use halo2_proofs::{
     poly::Rotation,
 };
 
-use crate::{Fr, rows::Algebra};
+use crate::{Fr, assign::map_rows, rows::Algebra};
 
 /// Looked-up cells of one helper, and table columns of one table helper.
 pub const ARITY: usize = 3;
@@ -224,6 +226,34 @@ impl LogUp {
         region.assign_fixed(self.ends, 0, Fr::ONE);
         region.assign_fixed(self.ends, rows, Fr::ONE);
     }
+}
+
+/// The columns of an argument over fixed tables: the given helpers, the table helpers, the running sum.
+///
+/// `inverses` as [`inverses`] gives them; table rows past the last entry repeat the first.
+pub fn close(
+    mut helpers: Vec<Vec<Fr>>,
+    multiplicities: &[Arc<Vec<i32>>],
+    inverses: &[Fr],
+    rows: usize,
+) -> Vec<Vec<Fr>> {
+    let table_helpers: Vec<Vec<Fr>> = multiplicities
+        .chunks(ARITY)
+        .enumerate()
+        .map(|(h, counts)| {
+            map_rows(rows, |row| {
+                let of = |(i, counts): (usize, &Arc<Vec<i32>>)| {
+                    let entry = (h * ARITY + i) * rows + row;
+                    signed(counts[row]) * inverses.get(entry).unwrap_or(&inverses[0])
+                };
+                counts.iter().enumerate().map(of).sum()
+            })
+        })
+        .collect();
+    let sum = running_sum(&helpers, &table_helpers, rows);
+    helpers.extend(table_helpers);
+    helpers.push(sum);
+    helpers
 }
 
 /// The running sum over `rows` rows of helpers minus table helpers, the row after the last included.

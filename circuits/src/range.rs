@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ff::Field;
 use halo2_proofs::{
-    circuit::{Layouter, SimpleFloorPlanner, Value},
+    circuit::{Layouter, SimpleFloorPlanner},
     plonk::{Advice, Challenge, Circuit, Column, ConstraintSystem, Error, FirstPhase, Instance},
     poly::Rotation,
 };
@@ -16,12 +16,13 @@ use thiserror::Error as ThisError;
 
 use crate::{
     Fr,
-    block::{DEGREE, assign_columns},
+    assign::map_rows,
+    block::DEGREE,
     boundary::active_rows,
-    logup::{ARITY, LogUp, inverses, running_sum, signed, tuple},
+    logup::{ARITY, LogUp, close, inverses, signed, tuple},
     rows::int,
     slice::{LinkedColumns, MAX_COLUMNS, RefusedParams, SliceCircuit},
-    witness::{self, Witness},
+    witness::{self, Witness, assign_witness},
 };
 
 /// Public parameters of a publication proof.
@@ -148,29 +149,10 @@ impl Witness for RangeWitness {
                 Option::from(d.invert()).unwrap_or(Fr::ZERO)
             })
         };
-        let mut columns: Vec<Vec<Fr>> = self
-            .weights
-            .chunks(ARITY)
-            .map(|part| {
-                (0..active)
-                    .map(|row| part.iter().map(|c| inverse(c.get(row).copied().unwrap_or(0))).sum())
-                    .collect()
-            })
-            .collect();
-        let helpers = columns.len();
-        for (h, part) in self.multiplicities.chunks(ARITY).enumerate() {
-            let column = (0..active).map(|row| {
-                part.iter()
-                    .enumerate()
-                    .map(|(i, m)| {
-                        let entry = (h * ARITY + i) * active + row;
-                        signed(m[row]) * table.get(entry).unwrap_or(&table[0])
-                    })
-                    .sum()
-            });
-            columns.push(column.collect());
-        }
-        columns.push(running_sum(&columns[..helpers], &columns[helpers..], active));
+        let helpers = self.weights.chunks(ARITY).map(|part| {
+            map_rows(active, |row| part.iter().map(|c| inverse(c.get(row).copied().unwrap_or(0))).sum())
+        });
+        let columns = close(helpers.collect(), &self.multiplicities, &table, active);
         let first = self.weights.len() + self.multiplicities.len();
         columns.into_iter().enumerate().map(|(i, c)| (first + i, witness::Column::Field(c))).collect()
     }
@@ -223,18 +205,8 @@ impl Circuit<Fr> for RangeCircuit {
                     region.assign_fixed(logup.active, row, Fr::ONE);
                 }
                 logup.assign_tables(&mut region, self.params.active(), self.params.entries());
-                if let Some(witness) = &self.witness {
-                    assign_columns(&mut region, &advice, witness.columns(0, &[]));
-                }
-                region.next_phase();
-                let mut known = vec![];
-                for challenge in columns.challenges {
-                    let value: Value<Fr> = region.get_challenge(challenge);
-                    value.map(|v| known.push(v));
-                }
-                if let (Some(witness), [_, _]) = (&self.witness, &known[..]) {
-                    assign_columns(&mut region, &advice, witness.columns(1, &known));
-                }
+                let witness = self.witness.as_deref().map(|witness| witness as &dyn Witness);
+                assign_witness(&mut region, &advice, witness, &[&columns.challenges]);
                 Ok(())
             },
         )

@@ -81,6 +81,13 @@ pub struct Challenges<E> {
     pub beta: E,
 }
 
+impl<E: Clone> Challenges<E> {
+    /// All of them, in the order in which they are drawn.
+    pub fn list(&self) -> [E; 5] {
+        [&self.alpha, &self.gamma, &self.eta, &self.theta, &self.beta].map(Clone::clone)
+    }
+}
+
 /// Number of cells of a lane.
 pub const SLOTS: usize = 8;
 /// Looked-up expressions of a lane: the pair `(a, b)`, then `c2..c6`.

@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::Fr;
+use halo2_proofs::{
+    circuit::{Region, Value},
+    plonk::{Advice, Challenge, Column as PlonkColumn},
+};
+
+use crate::{Fr, logup::signed};
 
 /// The usable rows of one advice column, as narrow as its values allow.
 ///
@@ -28,4 +33,41 @@ pub trait Witness: Sync {
     /// # Transcript
     /// `challenges` holds the challenges that are known before `phase`, by challenge index.
     fn columns(&self, phase: u8, challenges: &[Fr]) -> Vec<(usize, Column)>;
+}
+
+/// Assigns a witness cell by cell, phase by phase, as far as halo2 has drawn the challenges: the oracle's path, never the
+/// prover's. `drawn[p]` are the challenges after phase `p`.
+pub(crate) fn assign_witness(
+    region: &mut Region<'_, Fr>,
+    advice: &[PlonkColumn<Advice>],
+    witness: Option<&dyn Witness>,
+    drawn: &[&[Challenge]],
+) {
+    let (mut known, mut wanted) = (vec![], 0);
+    for phase in 0..=drawn.len() {
+        if let Some(challenges) = phase.checked_sub(1).map(|before| drawn[before]) {
+            region.next_phase();
+            wanted += challenges.len();
+            for &challenge in challenges {
+                region.get_challenge(challenge).map(|v| known.push(v));
+            }
+        }
+        if let (Some(witness), true) = (witness, known.len() == wanted) {
+            assign_columns(region, advice, witness.columns(phase as u8, &known));
+        }
+    }
+}
+
+fn assign_columns(region: &mut Region<'_, Fr>, advice: &[PlonkColumn<Advice>], values: Vec<(usize, Column)>) {
+    for (index, values) in values {
+        let Some(&column) = advice.iter().find(|c| c.index() == index) else { continue };
+        let mut put = |row: usize, v: Fr| {
+            region.assign_advice(column, row, Value::known(v));
+        };
+        match values {
+            Column::I16(v) => v.iter().enumerate().for_each(|(row, &v)| put(row, signed(v.into()))),
+            Column::I32(v) => v.iter().enumerate().for_each(|(row, &v)| put(row, signed(v))),
+            Column::Field(v) => v.into_iter().enumerate().for_each(|(row, v)| put(row, v)),
+        }
+    }
 }

@@ -30,6 +30,9 @@ pub enum KeyError {
     /// The constraint system is not supported.
     #[error(transparent)]
     Unsupported(#[from] UnsupportedError),
+    /// The constraint system breaks the determination rule.
+    #[error(transparent)]
+    Audit(#[from] lamina_circuits::audit::AuditError),
     /// halo2's key generation failed.
     #[error("key generation failed")]
     Keygen(#[source] halo2_proofs::plonk::Error),

@@ -12,7 +12,7 @@ use halo2_proofs::{
     plonk::{Circuit, ConstraintSystem, VerifyingKey, keygen_pk2},
     poly::kzg::commitment::ParamsKZG,
 };
-use lamina_circuits::{Fr, witness::Column};
+use lamina_circuits::{Fr, audit, witness::Column};
 use lamina_verifier::srs::LOG_N_RANGE;
 
 use crate::error::{KeyError, UnsupportedError};
@@ -37,7 +37,8 @@ impl ProvingKey {
     /// Runs halo2's key generation; `srs` must have exactly the circuit's number of rows.
     ///
     /// # Errors
-    /// [`KeyError::Unsupported`] for lookup arguments, a set `MAX_DEGREE`, or gates above the key's degree.
+    /// [`KeyError::Unsupported`] for lookup arguments, a set `MAX_DEGREE`, or gates above the key's degree;
+    /// [`KeyError::Audit`] for a circuit whose lookups a prover could solve for.
     pub fn generate<C: Circuit<Fr>>(srs: &ParamsKZG<Bn256>, circuit: &C) -> Result<Self, KeyError> {
         refuse_max_degree()?;
         let key = keygen_pk2(srs, circuit, false).map_err(KeyError::Keygen)?;
@@ -55,6 +56,7 @@ impl ProvingKey {
         let domain = vk.get_domain();
         let degree = domain.get_quotient_poly_degree() + 1;
         check_supported(vk.cs(), degree)?;
+        audit::determination(vk.cs())?;
         Ok(ProvingKey { k: domain.k(), vk, fixed, sigma, degree })
     }
 

@@ -12,11 +12,13 @@ use common::{Kitchen, Shape, publish, setup, verifies};
 use ff::Field;
 use halo2_proofs::{
     circuit::{Layouter, SimpleFloorPlanner},
-    plonk::{Circuit, ConstraintSystem, Error},
+    plonk::{Circuit, ConstraintSystem, Error, FirstPhase, SecondPhase},
     poly::Rotation,
 };
 use lamina_circuits::{
     Fr,
+    audit::AuditError,
+    logup::LogUp,
     witness::{Column, Witness},
 };
 use lamina_prover::{
@@ -266,4 +268,38 @@ fn lookup_arguments_are_refused() {
     let (srs, ..) = setup(5);
     let error = ProvingKey::generate(&srs, &Lookup).unwrap_err();
     assert!(matches!(error, KeyError::Unsupported(UnsupportedError::Lookups { count: 1 })));
+}
+
+/// Looks up a cell that only the lookup determines.
+#[derive(Clone)]
+struct Late;
+
+impl Circuit<Fr> for Late {
+    type Config = ();
+    type FloorPlanner = SimpleFloorPlanner;
+    type Params = ();
+    fn without_witnesses(&self) -> Self {
+        Late
+    }
+    fn configure(meta: &mut ConstraintSystem<Fr>) {
+        let counts = LogUp::multiplicities(meta, 1);
+        let cell = meta.advice_column_in(SecondPhase);
+        let active = meta.fixed_column();
+        let logup = LogUp::new(meta, counts, 1, active);
+        let [theta, beta] = [(); 2].map(|()| meta.challenge_usable_after(FirstPhase));
+        logup.gates(meta, theta, beta, |m| vec![m.query_advice(cell, Rotation::cur())]);
+    }
+    fn synthesize(&self, (): (), _: impl Layouter<Fr>) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+#[test]
+fn circuits_that_look_up_late_cells_get_no_key() {
+    let (srs, ..) = setup(5);
+    let error = ProvingKey::generate(&srs, &Late).unwrap_err();
+    assert!(
+        matches!(&error, KeyError::Audit(AuditError::LookedUpLate { gate, relation: 0, .. }) if gate == "lookup/1"),
+        "{error}"
+    );
 }

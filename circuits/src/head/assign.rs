@@ -13,7 +13,7 @@ use crate::{
     Fr,
     assign::map_rows,
     integers::column_sums,
-    logup::{self, ARITY, running_sum, signed, tuple},
+    logup::{self, signed, tuple},
     rows::{Challenges, halves, power},
     tables::Table,
     witness::{Column, Witness},
@@ -338,22 +338,7 @@ impl HeadWitness {
                 })
             })
             .collect();
-        let tables = layout.table_columns();
-        let table_helpers: Vec<Vec<Fr>> = (0..tables.div_ceil(ARITY))
-            .map(|h| {
-                map_rows(n, |at| {
-                    (h * ARITY..tables.min((h + 1) * ARITY))
-                        .map(|t| {
-                            // Rows past the last entry repeat the first.
-                            let inverse = inverses.get(t * n + at).unwrap_or(&inverses[0]);
-                            signed(self.multiplicities[t][at]) * inverse
-                        })
-                        .sum()
-                })
-            })
-            .collect();
-        let sum = running_sum(&helpers, &table_helpers, n);
-        helpers.into_iter().chain(table_helpers).chain([sum]).collect()
+        logup::close(helpers, &self.multiplicities, &inverses, n)
     }
 }
 

@@ -20,13 +20,13 @@ use super::{
 use crate::{
     Fr,
     audit::Copy,
-    block::{DEGREE, assign_columns},
+    block::DEGREE,
     layout::LayoutError,
     logup::{LogUp, tuple},
     rows::{Challenges, combination, int, pow2, power},
     slice::{LinkedColumns, MAX_COLUMNS, RefusedParams, SliceCircuit},
     tables::Table,
-    witness::Witness,
+    witness::{Witness, assign_witness},
 };
 
 /// All columns and challenges of the head circuit.
@@ -500,19 +500,8 @@ impl Circuit<Fr> for HeadCircuit {
             || "head",
             |mut region| {
                 columns.assign_fixed(&mut region, &layout);
-                let advice = columns.advice();
-                if let Some(witness) = &self.witness {
-                    assign_columns(&mut region, &advice, witness.columns(0, &[]));
-                }
-                region.next_phase();
-                let mut known = vec![];
-                let c = &columns.challenges;
-                for challenge in [c.alpha, c.gamma, c.eta, c.theta, c.beta] {
-                    region.get_challenge(challenge).map(|v| known.push(v));
-                }
-                if let (Some(witness), 5) = (&self.witness, known.len()) {
-                    assign_columns(&mut region, &advice, witness.columns(1, &known));
-                }
+                let witness = self.witness.as_deref().map(|witness| witness as &dyn Witness);
+                assign_witness(&mut region, &columns.advice(), witness, &[&columns.challenges.list()]);
                 for (a, b) in layout.copies() {
                     let [a, b] = [a, b].map(|(port, row)| Cell {
                         row_offset: row,
