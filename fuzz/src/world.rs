@@ -215,12 +215,12 @@ fn make(folder: &Path) {
     let y = execute(&params.spec, &weights[0], &x).expect("in range").output.q;
     let z = execute(&params.spec, &weights[1], &y).expect("in range").output.q;
     let hide = |x: &[i32]| -> Border {
-        let columns = layout.boundary(x).into_iter().map(|column| witness::Column::I32(Arc::new(column)));
+        let columns = layout.boundary.of(x).into_iter().map(|column| witness::Column::I32(Arc::new(column)));
         let blinded = blind(columns.collect());
         (blinded.boundary(), blinded.tails().to_vec())
     };
     let show = |x: &[i32]| -> Border {
-        let boundary = OpenBoundary { columns: layout.boundary(x) };
+        let boundary = OpenBoundary { columns: layout.boundary.of(x) };
         let reference = boundary.reference(&verifier_srs, key.usable_rows()).expect("fits");
         let tail = open_tail(srs.rows() - key.usable_rows());
         (reference, vec![tail; boundary.columns.len()])
@@ -230,7 +230,7 @@ fn make(folder: &Path) {
     write("hidden-1", &slice(1, &y, &b, &c));
     write("open", &slice(0, &x, &show(&x), &show(&y)));
     for (name, values) in [("input.json", &x), ("output.json", &y)] {
-        write(name, &serde_json::to_vec(&layout.boundary(values)).expect("integers"));
+        write(name, &serde_json::to_vec(&layout.boundary.of(values)).expect("integers"));
     }
     for (index, (columns, own)) in columns.iter().zip(&published).enumerate() {
         let draft = Draft {
