@@ -315,6 +315,35 @@ fn errors_do_not_cancel() {
     }
 }
 
+// S20: both boundaries and the last product share one equality, three relations by powers of eta.
+#[test]
+fn relations_that_share_an_equality_do_not_cancel() {
+    let bench = bench();
+    let layout = bench.circuit.layout.clone();
+    let shift = bench.circuit.params.spec.scales.ffn_out_shift;
+    let out = layout.row_of(0, Row::MixOut(0));
+    let lo = get(&bench.honest, out, C2, 0);
+    // One unit up or down, whichever keeps the low limb of the output in its range.
+    let unit = if lo == 0 { 1 } else { -1 };
+    // Changes of the first cell of the input boundary and of the output's, of the output and of its remainder.
+    for (name, input, output, y, rest, expected) in [
+        ("input against output boundary", 1, -1, 0, 0, &["copy"][..]),
+        ("input boundary against remainder", 1, 0, 0, -1, &["copy"]),
+        ("output boundary against remainder", unit, 0, 0, -unit << shift, &["copy", "lookup/4"]),
+        ("output against its boundary", 0, unit, unit, 0, &["copy"]),
+        ("output and remainder, the boundary kept", 0, 0, unit, -unit << shift, &["copy", "lookup/4"]),
+        // Everything adds up, and only the remainder's range is left to object.
+        ("all three", 0, unit, unit, -unit << shift, &["lookup/4"]),
+    ] {
+        let mut cheat = bench.honest.clone();
+        Arc::make_mut(&mut cheat.boundary_in[0])[0] += input;
+        Arc::make_mut(&mut cheat.boundary_out[0])[0] += output;
+        add(&mut cheat, out, C2, 0, y);
+        add(&mut cheat, out, C5, 0, rest);
+        assert_eq!(bench.violated(&recounted(cheat)), expected, "{name}");
+    }
+}
+
 // S8: out of range is an error of the executor, and a value that the witness clamps is rejected.
 #[test]
 fn a_clamp_in_the_witness_is_rejected() {
