@@ -210,9 +210,9 @@ fn twelve_kills_leave_nothing_half_written() {
     assert!(kills("killed-12", 12) >= 6, "the instants miss the runs");
 }
 
-/// The same at a hundred instants: minutes, so CI runs it by name.
+/// The same at a hundred instants: minutes, so a step of its own in CI (`--run-ignored only`).
 #[test]
-#[ignore = "minutes; CI runs it by name"]
+#[ignore = "minutes; CI runs ignored tests in a step of their own"]
 fn a_hundred_kills_leave_nothing_half_written() {
     let hit = kills("killed-100", 100);
     assert!(hit >= 70, "only {hit} of 100 instants were inside a run");
