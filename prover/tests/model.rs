@@ -166,6 +166,7 @@ fn world() -> &'static World {
             publisher: NodeId(digest(9)),
             architecture: Architecture { family: "llama".into(), source: "random".into(), layers: 1 },
             quantisation: Quantisation { weight_bits: 8, activation_bits: 8, scheme: "none".into() },
+            tokenizer: None,
             srs: SrsReference { id: srs.id(), insecure: true },
             kinds,
             slices: published

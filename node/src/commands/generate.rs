@@ -51,7 +51,7 @@ pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
             )
         })?,
     };
-    let all = slices.len() == parts.len();
+    let all = arguments.slices.is_none();
     if all {
         files::check_free(out, session.existing)?;
     }
@@ -65,7 +65,8 @@ pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
     bar.begin(0, "reference string")?;
     let srs = published.srs(session)?;
     let verifier_srs = srs.verifier_srs(true)?;
-    let Decoded { answer, pass, streams, .. } = decode::greedy(&published.model()?, &whole, &prompt, most, &bar)?;
+    let Decoded { answer, pass, streams, .. } =
+        decode::greedy(&published.model()?, &whole, &prompt, most, &bar)?;
 
     let before = if session.existing == Existing::Keep { folder.read_statement()? } else { None };
     let request = match (&arguments.request, &before) {
