@@ -18,7 +18,7 @@ fn published(name: &str) -> Folder {
         "--out",
         "p",
         "--tokens",
-        "5",
+        "6",
         "--answer",
         "2",
         "--insecure-srs",
@@ -65,7 +65,7 @@ fn answers_are_those_of_the_models() {
         folder.lamina(&["generate", "--published", "p", "--prompt", "1+2=", "--json"]).exits(0).json();
     assert_eq!(unproved["answer"], verified["answer"]);
     assert_eq!(unproved["proved"], false);
-    let model = lamina_model::import(&adder()).expect("the adder");
+    let model = lamina_model::import(adder()).expect("the adder");
     let mut ids = model.tokenizer().expect("it has one").encode("1+2=").expect("known symbols");
     let mut floats = vec![];
     for _ in verified["answer"].as_array().expect("a list") {
@@ -144,7 +144,7 @@ fn forged_bundles_are_refused_each_for_its_reason() {
         "--out",
         "o",
         "--tokens",
-        "5",
+        "6",
         "--answer",
         "2",
         "--insecure-srs",
