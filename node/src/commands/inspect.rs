@@ -19,7 +19,7 @@ use crate::{
     engine::{CardFile, LoadedCard},
     failure::{Classify, Failure, Kind, Result},
     files::{self, Access},
-    output::Output,
+    output::{Output, grouped, table},
     page,
     publication::{self, Folder, MAX_BUNDLE_BYTES, MAX_PROOF_BYTES, MAX_SRS_BYTES},
 };
@@ -47,7 +47,37 @@ pub fn run(session: &Session, arguments: &InspectArgs) -> Result<()> {
         let page = page::bundle(&value, figures.as_ref(), eval.as_ref());
         files::write(html, page.as_bytes(), Access::Public, session.existing)?;
     }
+    if value["kind"] == "bundle" {
+        return show_bundle(&session.output, &value);
+    }
     show(&session.output, &value)
+}
+
+/// Prints a bundle: its text, then its slices.
+fn show_bundle(output: &Output, value: &Value) -> Result<()> {
+    output.value(value)?;
+    let mut brief = value.clone();
+    brief.as_object_mut().into_iter().for_each(|fields| {
+        fields.remove("slices");
+    });
+    describe(output, &brief)?;
+    let side = |side: &Value| match (side["kind"].as_str(), side["commitments"][0].as_str()) {
+        (Some(kind), Some(digits)) => format!("{kind} {}", digits.chars().take(8).collect::<String>()),
+        _ => "see --card".to_owned(),
+    };
+    let mut rows = vec![["slice", "part", "bytes", "input", "output", "node"].map(String::from).to_vec()];
+    for slice in value["slices"].as_array().into_iter().flatten() {
+        rows.push(vec![
+            slice["slice"].to_string(),
+            slice["part"].as_str().unwrap_or("-").to_owned(),
+            grouped(slice["bytes"].as_u64().unwrap_or_default() as usize),
+            side(&slice["input"]),
+            side(&slice["output"]),
+            slice["node"].as_str().unwrap_or_default().chars().take(8).collect(),
+        ]);
+    }
+    output.line("")?;
+    table(&rows).into_iter().try_for_each(|line| output.line(line))
 }
 
 /// Prints what was found: names and values for people, JSON for programs.
@@ -56,6 +86,10 @@ pub fn run(session: &Session, arguments: &InspectArgs) -> Result<()> {
 /// Standard output is closed or full.
 pub fn show(output: &Output, value: &Value) -> Result<()> {
     output.value(value)?;
+    describe(output, value)
+}
+
+fn describe(output: &Output, value: &Value) -> Result<()> {
     let mut lines = vec![];
     flatten(String::new(), value, &mut lines);
     // What it is comes first.
@@ -71,6 +105,13 @@ fn flatten(name: String, value: &Value, lines: &mut Vec<(String, String)>) {
                 let name = if name.is_empty() { field.clone() } else { format!("{name}.{field}") };
                 flatten(name, value, lines);
             }
+        }
+        // Ids and the like stand on one line.
+        Value::Array(items)
+            if !items.iter().any(|item| item.is_object() || item.is_array() || item.is_string()) =>
+        {
+            let items: Vec<String> = items.iter().map(Value::to_string).collect();
+            lines.push((name, items.join(" ")));
         }
         Value::Array(items) => {
             items.iter().enumerate().for_each(|(at, item)| flatten(format!("{name}[{at}]"), item, lines));
