@@ -190,6 +190,7 @@ pub fn linked(circuit: &ModelCircuit) -> LinkedColumns {
 }
 
 /// Activations at the border of a slice, as the prover holds them.
+#[derive(Clone)]
 pub enum Boundary {
     /// Behind commitments; the blinding values are secret.
     Hidden(BlindedColumns),

@@ -10,16 +10,18 @@
 
 use std::{
     cell::OnceCell,
+    collections::VecDeque,
     fmt,
     ops::Range,
     path::{Path, PathBuf},
+    thread,
     time::Instant,
 };
 
 use lamina_circuits::model::{ModelCircuit, Part};
 use lamina_prover::{Cpu, Timings, publish::BlindedColumns, srs::Srs};
 use lamina_verifier::{
-    boundary::{BoundaryReference, OpenBoundary},
+    boundary::OpenBoundary,
     context::Context,
     envelope::Envelope,
     hash::{Hasher, ModelId, NodeId, RequestId},
@@ -31,7 +33,7 @@ use zeroize::Zeroize;
 
 use crate::{
     Session,
-    engine::{self, Boundary, PartTrace, Pass, SliceProver, milliseconds},
+    engine::{self, Boundary, PartTrace, PartWeights, Pass, SliceProver, milliseconds},
     failure::{Classify, Failure, Kind, Result},
     files::{self, Access, Existing},
     output::grouped,
@@ -316,7 +318,9 @@ pub struct Task<'a> {
     /// Which slices.
     pub slices: Range<usize>,
     /// Borders whose values are public.
-    pub open: &'a dyn Fn(Border) -> bool,
+    pub open: &'a (dyn Fn(Border) -> bool + Sync),
+    /// Slices proved at a time.
+    pub jobs: usize,
 }
 
 /// Runs the parts of a model before `part`; what comes out enters it.
@@ -340,7 +344,22 @@ pub fn run_before(published: &Published, pass: &Pass, part: Part, bar: &Bar) -> 
     Ok(x)
 }
 
+/// A slice that is ready to be proved.
+struct Ready {
+    slice: u32,
+    part: Part,
+    weights: PartWeights,
+    trace: PartTrace,
+    borders: [Boundary; 2],
+    started: Instant,
+    started_ms: f64,
+    execute_ms: f64,
+    boundary_ms: f64,
+}
+
 /// Proves slices, from the boundary `x` that enters the first; `bar` counts one job a slice, after `first`.
+///
+/// The values of the next slice are computed while [`Task::jobs`] slices before it are being proved.
 ///
 /// # Errors
 /// A value leaves its range, files are in the way, or the user stopped it; finished slices stay.
@@ -363,101 +382,142 @@ pub fn prove(
     // One kind's key is in memory at a time.
     for group in slices.chunk_by(|(_, a), (_, b)| matches!((a, b), (Part::Layer(_), Part::Layer(_)))) {
         let circuit = ModelCircuit::new(&published.params(group[0].1))?;
-        let keys = OnceCell::new();
-        let mut prover: Option<SliceProver<'_>> = None;
-        for &(slice, part) in group {
-            bar.begin(first + slice as usize - task.slices.start, part.to_string())?;
-            let key = published.loaded.key(slice).ok_or_else(|| {
-                Failure::new(Kind::Input, format_args!("the card has no key for {part}: publish again"))
-            })?;
-            let started_ms = milliseconds(beginning);
-            let started = Instant::now();
-            let weights = published.weights(part)?;
-            let trace = engine::run(&published.params(part), &weights, part, task.pass, &x)?;
-            let execute_ms = milliseconds(started);
-            let maker = Boundaries { session, task, usable_rows: key.shape().usable_rows };
-            let [before, after] = trace.borders(&circuit).ok_or_else(|| {
-                Failure::new(Kind::Input, format_args!("{part}: circuit and values are of different kinds"))
-            })?;
-            let entering = match input.take() {
-                Some(boundary) => boundary,
-                None => maker.make(Border::before(part, layers), before, &entering(&trace))?,
-            };
-            let leaving = maker.make(Border::after(part), after, &leaving(&trace))?;
-            let boundary_ms = milliseconds(started) - execute_ms;
-            let context = Context {
-                request: task.statement.request,
-                node: task.statement.node,
-                model: task.statement.model,
-                slice,
-                tokens: task.statement.tokens,
-            };
-            let file = folder.proof(part);
-            let borders = [entering.reference(), leaving.reference()];
-            if let Some(proof_bytes) = finished(session, &file, key, &context, &borders)? {
-                session.output.line(format!("{part}: {}, finished before", file.display()))?;
-                figures.push(SliceFigures {
-                    slice,
-                    part,
-                    file,
-                    proof_bytes,
-                    reused: true,
-                    started_ms,
-                    prove_ms: None,
-                    stages: None,
-                });
-            } else {
-                let prover = match &mut prover {
-                    Some(prover) => prover,
-                    none => {
-                        let (proving_key, key) = match keys.get() {
-                            Some(keys) => keys,
-                            None => {
-                                let loaded = session.cache.key(srs, &circuit, Some(key))?;
-                                keys.get_or_init(|| loaded)
-                            }
-                        };
-                        none.insert(SliceProver::new(
-                            &circuit,
-                            proving_key,
-                            key.clone(),
-                            srs,
-                            verifier_srs,
-                            &backend,
-                        )?)
+        let (keys, prover) = (OnceCell::new(), OnceCell::new());
+        thread::scope(|scope| {
+            let mut running = VecDeque::new();
+            for &(slice, part) in group {
+                let key = published.loaded.key(slice).ok_or_else(|| {
+                    Failure::new(Kind::Input, format_args!("the card has no key for {part}: publish again"))
+                })?;
+                let (started, started_ms) = (Instant::now(), milliseconds(beginning));
+                let weights = published.weights(part)?;
+                let trace = engine::run(&published.params(part), &weights, part, task.pass, &x)?;
+                x.zeroize();
+                x = trace.stream().to_vec();
+                let execute_ms = milliseconds(started);
+                let maker = Boundaries { session, task, usable_rows: key.shape().usable_rows };
+                let [before, after] = trace.borders(&circuit).ok_or_else(|| mixed_up(part))?;
+                let entering = match input.take() {
+                    Some(boundary) => boundary,
+                    None => maker.make(Border::before(part, layers), before, &entering(&trace))?,
+                };
+                let leaving = maker.make(Border::after(part), after, &leaving(&trace))?;
+                input = Some(leaving.clone());
+                let boundary_ms = milliseconds(started) - execute_ms;
+                let context = task.context(slice);
+                let borders = [entering, leaving];
+                let file = folder.proof(part);
+                if let Some(proof_bytes) = finished(session, &file, key, &context, &borders)? {
+                    session.output.line(format!("{part}: {}, finished before", file.display()))?;
+                    figures.push(SliceFigures {
+                        slice,
+                        part,
+                        file,
+                        proof_bytes,
+                        reused: true,
+                        started_ms,
+                        prove_ms: None,
+                        stages: None,
+                    });
+                    continue;
+                }
+                if running.len() >= task.jobs.max(1) {
+                    figures.extend(join(running.pop_front())?);
+                }
+                bar.begin(first + slice as usize - task.slices.start, part.to_string())?;
+                let (proving_key, slice_key) = match keys.get() {
+                    Some(keys) => keys,
+                    None => {
+                        let loaded = session.cache.key(srs, &circuit, Some(key))?;
+                        keys.get_or_init(|| loaded)
                     }
                 };
-                let (columns, blinded) = published.slice(&circuit, slice, part, &weights)?;
-                let proving = Instant::now();
-                let envelope = prover
-                    .prove(context, &columns, &blinded, &trace, &entering, &leaving, bar)
-                    .context(part)?;
-                let prove_ms = execute_ms + boundary_ms + milliseconds(proving);
-                files::write(&file, &envelope.bytes, Access::Public, session.existing)?;
-                session.output.line(format!(
-                    "{part}: {}, {} bytes, {:.2} s",
-                    file.display(),
-                    grouped(envelope.bytes.len()),
-                    prove_ms / 1e3
-                ))?;
-                figures.push(SliceFigures {
+                let prover: &SliceProver<'_> = match prover.get() {
+                    Some(prover) => prover,
+                    None => {
+                        let key = slice_key.clone();
+                        let loaded =
+                            SliceProver::new(&circuit, proving_key, key, srs, verifier_srs, &backend)?;
+                        prover.get_or_init(|| loaded)
+                    }
+                };
+                let ready = Ready {
                     slice,
                     part,
-                    file,
-                    proof_bytes: envelope.bytes.len(),
-                    reused: false,
+                    weights,
+                    trace,
+                    borders,
+                    started,
                     started_ms,
-                    prove_ms: Some(prove_ms),
-                    stages: Some(Stages::new(execute_ms, boundary_ms, &envelope.timings)),
-                });
+                    execute_ms,
+                    boundary_ms,
+                };
+                running.push_back(scope.spawn(move || task.prove_one(session, prover, ready, bar)));
             }
-            x.zeroize();
-            x = trace.stream().to_vec();
-            input = Some(leaving);
-        }
+            while let Some(last) = running.pop_front() {
+                figures.extend(join(Some(last))?);
+            }
+            Ok::<_, Failure>(())
+        })?;
     }
     x.zeroize();
+    figures.sort_by_key(|one| one.slice);
     Ok(figures)
+}
+
+/// What a proof that runs beside came to.
+fn join(running: Option<thread::ScopedJoinHandle<'_, Result<SliceFigures>>>) -> Result<Option<SliceFigures>> {
+    // A panic there is a panic here.
+    running.map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).transpose()
+}
+
+fn mixed_up(part: Part) -> Failure {
+    Failure::new(Kind::Input, format_args!("{part}: circuit and values are of different kinds"))
+}
+
+impl Task<'_> {
+    fn context(&self, slice: u32) -> Context {
+        let Statement { model, request, node, tokens, .. } = *self.statement;
+        Context { request, node, model, slice, tokens }
+    }
+
+    /// Proves one slice and writes its file.
+    fn prove_one(
+        &self,
+        session: &Session,
+        prover: &SliceProver<'_>,
+        ready: Ready,
+        bar: &Bar,
+    ) -> Result<SliceFigures> {
+        let Ready { slice, part, weights, trace, borders: [entering, leaving], .. } = &ready;
+        let (slice, part) = (*slice, *part);
+        let (columns, blinded) = self.published.slice(prover.circuit(), slice, part, weights)?;
+        let proving = Instant::now();
+        let context = self.context(slice);
+        let envelope =
+            prover.prove(context, &columns, &blinded, trace, entering, leaving, bar).context(part)?;
+        let proving_ms = milliseconds(proving);
+        let prove_ms = ready.execute_ms + ready.boundary_ms + proving_ms;
+        let file = self.folder.proof(part);
+        files::write(&file, &envelope.bytes, Access::Public, session.existing)?;
+        session.output.line(format!(
+            "{part}: {}, {} bytes, {:.2} s",
+            file.display(),
+            grouped(envelope.bytes.len()),
+            prove_ms / 1e3
+        ))?;
+        let waited_ms = milliseconds(ready.started) - prove_ms;
+        Ok(SliceFigures {
+            slice,
+            part,
+            file,
+            proof_bytes: envelope.bytes.len(),
+            reused: false,
+            started_ms: ready.started_ms + waited_ms,
+            prove_ms: Some(prove_ms),
+            stages: Some(Stages::new(ready.execute_ms, ready.boundary_ms, &envelope.timings)),
+        })
+    }
 }
 
 /// What stands at the border before a part, value by value.
@@ -483,7 +543,7 @@ fn finished(
     path: &Path,
     key: &SliceKey,
     context: &Context,
-    [input, output]: &[BoundaryReference; 2],
+    [input, output]: &[Boundary; 2],
 ) -> Result<Option<usize>> {
     if session.existing == Existing::Replace || !path.exists() {
         return Ok(None);
@@ -492,8 +552,8 @@ fn finished(
     let same = Envelope::decode(&bytes, key.shape()).is_ok_and(|envelope| {
         envelope.claims.context == *context
             && envelope.claims.key == key.digest()
-            && envelope.input == *input
-            && envelope.output == *output
+            && envelope.input == input.reference()
+            && envelope.output == output.reference()
     });
     if same {
         return Ok(Some(bytes.len()));

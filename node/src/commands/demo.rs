@@ -162,6 +162,7 @@ pub fn run(session: &Session, arguments: &DemoArgs) -> Result<()> {
         pass: &decoded.pass,
         slices: 0..layers + 2,
         open: &|border| !matches!(border, Border::Stream(_)),
+        jobs: 1,
     };
     let figures = proving::prove(session, &task, vec![], &bar, 1)?;
     drop(bar);

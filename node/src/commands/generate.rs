@@ -104,6 +104,7 @@ pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
         pass: &pass,
         slices: slices.clone(),
         open: &open,
+        jobs: 1,
     };
     // The stream that enters slice `i` leaves slice `i - 1`.
     let x = slices.start.checked_sub(1).and_then(|before| streams.get(before).cloned()).unwrap_or_default();

@@ -78,6 +78,7 @@ pub fn run(session: &Session, arguments: &ProveArgs) -> Result<()> {
         pass: &pass,
         slices: first..first + layers.len(),
         open: &open,
+        jobs: 1,
     };
     let figures = proving::prove(session, &task, x, &bar, 1)?;
     drop(bar);
