@@ -117,12 +117,20 @@ fn add(w: &mut HeadWitness, at: usize, slot: usize, lane: usize, delta: i32) {
     Arc::make_mut(&mut w.cells[slot * lanes + lane])[at] += delta;
 }
 
+/// The same head with a bias under its gain.
+fn biased(mut params: HeadParams) -> HeadParams {
+    params.spec.gain_bias = Some(3);
+    params
+}
+
 fn shapes() -> Vec<HeadParams> {
     vec![
         testing::tiny_head(),
         testing::head_params(3, 12, 4, 2, 4, 12),
         testing::head_params(2, 1, 1, 1, 1, 1),
         testing::head_params(5, 23, 130, 4, 1, 2),
+        biased(testing::tiny_head()),
+        biased(testing::head_params(3, 12, 4, 2, 4, 2)),
     ]
 }
 
@@ -153,6 +161,11 @@ fn idle(kind: Kind, chunks: usize, positions: usize, slot: usize, lane: usize) -
 fn every_cell_is_constrained() {
     // Small: each of its cells is a run of all gates.
     let params = HeadParams { k: 7, ..testing::head_params(3, 7, 3, 2, 2, 3) };
+    cells_are_constrained(&params);
+    cells_are_constrained(&biased(params));
+}
+
+fn cells_are_constrained(params: &HeadParams) {
     let bench = Bench::new(&params, 7);
     let layout = bench.circuit.layout.clone();
     let mut seen = BTreeSet::new();
@@ -188,7 +201,8 @@ fn every_cell_is_constrained() {
             let mut cheat = bench.honest.clone();
             let weights = Arc::make_mut(&mut cheat.weights);
             Arc::make_mut(&mut weights[column])[first + row] += 1;
-            let zero = (0..params.spec.positions).all(|p| read[p * d + row / matrix.blocks] == 0);
+            let input = row / matrix.blocks;
+            let zero = input < d && (0..params.spec.positions).all(|p| read[p * d + input] == 0);
             let expected = if zero { vec![] } else { vec!["copy"] };
             assert_eq!(bench.violated(&cheat), expected, "weight {column} {row} of {matrix:?}");
         }
@@ -377,6 +391,39 @@ fn positions_are_those_of_the_boundary() {
     assert_eq!(bench.violated(&cheat), ["copy", "sum/3"]);
 }
 
+// The gain's bias: changed by one, and counted twice at one position, both consistent downstream.
+#[test]
+fn the_bias_of_the_gain_is_added_once() {
+    let params = biased(testing::tiny_head());
+    let bench = Bench::new(&params, 17);
+    let (spec, layout) = (&params.spec, &bench.circuit.layout);
+    let (d, honest) = (spec.norm.hidden, &bench.trace);
+    let with_bias = |change: &dyn Fn(i16) -> i16| {
+        let mut weights = bench.weights.clone();
+        Arc::make_mut(&mut weights.gain.data)[d * d..].iter_mut().for_each(|b| *b = change(*b));
+        execute_head(spec, &weights, &honest.x, &honest.positions).unwrap()
+    };
+    let other = with_bias(&|b| b + 1);
+    assert_ne!(other.gained, honest.gained);
+    assert_eq!(bench.violated(&bench.claim(&other)), ["copy"]);
+    let twice = with_bias(&|b| 2 * b);
+    for p in 0..spec.positions {
+        let mut trace = honest.clone();
+        let (own, logits) = (p * d..(p + 1) * d, p * spec.vocab..(p + 1) * spec.vocab);
+        trace.gained.q[own.clone()].copy_from_slice(&twice.gained.q[own.clone()]);
+        trace.gained.r[own.clone()].copy_from_slice(&twice.gained.r[own]);
+        trace.logits[logits.clone()].copy_from_slice(&twice.logits[logits]);
+        trace.tokens[p] = twice.tokens[p];
+        let mut cheat = bench.claim(&trace);
+        assert_eq!(bench.violated(&cheat), ["copy"], "position {p}");
+        cheat.bias_counts = vec![1; spec.positions];
+        cheat.bias_counts[p] = 2;
+        assert_eq!(bench.violated(&cheat), ["product/3"], "position {p}");
+    }
+    let (row, shift) = layout.bias_row().unwrap();
+    assert_eq!((row, shift), (layout.matrix.rows() + d * layout.gain.blocks, 3));
+}
+
 // S3, S21: both neighbours of every rounded value; the root off by one.
 #[test]
 fn both_neighbours_of_every_rounded_value_are_rejected() {
@@ -447,6 +494,7 @@ fn unsound_specifications_are_refused() {
     };
     assert_eq!(relation(bad(&|p| p.spec.norm.rsqrt_bits = 30)), "rms-norm/2 reciprocal root");
     assert!(matches!(bad(&|p| p.spec.gain_shift = 16), LayoutError::Spec(_)));
+    assert_eq!(relation(bad(&|p| p.spec.gain_bias = Some(54))), "matmul/bias");
     assert!(matches!(bad(&|p| p.spec.positions = 0), LayoutError::Spec(_)));
     assert!(matches!(bad(&|p| p.spec.norm.hidden = 0), LayoutError::Spec(_)));
     assert!(matches!(bad(&|p| p.chunks = 0), LayoutError::Lanes { .. }));
@@ -465,6 +513,7 @@ fn both_ends_of_a_real_model_fit_with_one_matrix_layout() {
     let head = HeadSpec {
         norm: block.norm(),
         gain_shift: 12,
+        gain_bias: None,
         vocab: 49152,
         tokens: 32,
         positions: 8,
@@ -478,6 +527,7 @@ fn both_ends_of_a_real_model_fit_with_one_matrix_layout() {
         stream_bits: 25,
         shift: 2,
         position_shift: None,
+        centred: false,
     };
     for (k, lanes, chunks) in [(15, 894, 2), (16, 443, 1), (17, 220, 1)] {
         let (e, h) = fit_ends(&embedding, &head, k).unwrap();

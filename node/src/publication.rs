@@ -147,24 +147,13 @@ fn decode_weights(bytes: &[u8], spec: &BlockSpec) -> Option<BlockWeights> {
     if !intact {
         return None;
     }
-    let s = &spec.shape;
-    let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-    let mut next = |rows: usize, cols: usize| {
-        let (data, rest) = body.split_at_checked(2 * rows * cols)?;
+    let weights = BlockWeights::build(spec, |_, rows, cols| {
+        let (data, rest) = body.split_at_checked(2 * rows * cols).ok_or(())?;
         body = rest;
         let data = data.as_chunks().0.iter().map(|w| i16::from_le_bytes(*w)).collect();
-        Some(Matrix { rows, cols, data: Arc::new(data) })
-    };
-    let weights = BlockWeights {
-        q: next(s.hidden, q)?,
-        k: next(s.hidden, kv)?,
-        v: next(s.hidden, kv)?,
-        o: next(q, s.hidden)?,
-        gate: next(s.hidden, s.ffn)?,
-        up: next(s.hidden, s.ffn)?,
-        down: next(s.ffn, s.hidden)?,
-    };
-    body.is_empty().then_some(weights)
+        Ok::<_, ()>(Matrix { rows, cols, data: Arc::new(data) })
+    });
+    weights.ok().filter(|_| body.is_empty())
 }
 
 /// Writes a file, or finds it there with the same content.

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Version of the card's format.
-pub const CARD_FORMAT: u32 = 1;
+pub const CARD_FORMAT: u32 = 2;
 /// Bytes of the largest card that is read.
 pub const MAX_CARD_BYTES: usize = 64 << 20;
 /// Slices of the largest model.
