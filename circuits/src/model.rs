@@ -1,10 +1,12 @@
 //! The slices of a whole model as one circuit type, so that one card holds embedding, blocks and head.
 
+use std::fmt;
+
 use halo2_proofs::{
     circuit::{Layouter, SimpleFloorPlanner},
     plonk::{Circuit, ConstraintSystem, Error},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     Fr,
@@ -14,6 +16,33 @@ use crate::{
     layout::LayoutError,
     slice::{LinkedColumns, RefusedParams, SliceCircuit},
 };
+
+/// Which part of a model a slice is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// Token ids to the first boundary.
+    Embedding,
+    /// A transformer block, from 0.
+    Layer(usize),
+    /// The last boundary to token ids.
+    Head,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedding => f.write_str("embedding"),
+            Self::Layer(layer) => write!(f, "layer {layer}"),
+            Self::Head => f.write_str("head"),
+        }
+    }
+}
+
+impl Serialize for Part {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 
 /// Parameters of any slice.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

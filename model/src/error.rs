@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use lamina_circuits::{bounds::SpecError, executor::ExecError};
+use lamina_circuits::{bounds::SpecError, executor::ExecError, model::Part};
 use thiserror::Error;
 
 /// An error of another library, kept as the source of ours.
@@ -272,10 +272,10 @@ pub enum EvalError {
     #[error(transparent)]
     Forward(#[from] ForwardError),
     /// A value left its range.
-    #[error("layer {layer}: {source}")]
-    Block {
-        /// Layer, from 0.
-        layer: usize,
+    #[error("{part}: {source}")]
+    Range {
+        /// Where in the model.
+        part: Part,
         /// Site and value.
         source: ExecError,
     },

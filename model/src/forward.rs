@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::{
     config::Config,
     error::ForwardError,
-    model::{FloatBlock, Linear, Model},
+    model::{FloatBlock, Gain, Linear, Model},
 };
 
 /// Every intermediate value of a block in floats; shapes as in `lamina_circuits::executor::Trace`.
@@ -202,12 +202,13 @@ fn run_block(
     })
 }
 
-/// Final norm and head on rows of the residual stream.
-///
-/// # Shapes
-/// `x`: `[rows, hidden]`; result: `[rows, vocab]`.
-pub(crate) fn logits(x: &[f32], gain: &[f32], head: &Linear, eps: f64) -> Result<Vec<f32>, ForwardError> {
-    product(&gained(&unit(x, gain.len(), eps), gain), head)
+/// What the head reads of rows of the residual stream.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FinalTrace {
+    /// `x / sqrt(eps * hidden + sum x^2)`, `[rows, hidden]`.
+    pub(crate) norm: Vec<f32>,
+    /// The same with the norm's gain, `[rows, hidden]`.
+    pub(crate) gained: Vec<f32>,
 }
 
 /// Checks ids and their number.
@@ -260,8 +261,22 @@ impl<'a> FloatRun<'a> {
     /// # Errors
     /// A matrix product fails.
     pub fn logits(&self) -> Result<Vec<f32>, ForwardError> {
-        debug_assert_eq!(self.x.len(), self.tokens * self.model.config.shape.hidden);
-        logits(&self.x, &self.model.final_norm, &self.model.head, self.model.config.rms_eps)
+        product(&self.last()?.gained, &self.model.head)
+    }
+
+    /// The last norm of every position.
+    pub(crate) fn last(&self) -> Result<FinalTrace, ForwardError> {
+        let d = self.model.config.shape.hidden;
+        debug_assert_eq!(self.x.len(), self.tokens * d);
+        let norm = unit(&self.x, d, self.model.config.rms_eps);
+        let gained = match &self.model.final_norm {
+            Gain::Features(gain) => gained(&norm, gain),
+            Gain::Matrix(gain) => {
+                let root = (d as f32).sqrt();
+                product(&norm, gain)?.into_iter().map(|h| h * root).collect()
+            }
+        };
+        Ok(FinalTrace { norm, gained })
     }
 }
 

@@ -4,12 +4,13 @@
 //! - [`bundled()`]: a small trained model that comes with the crate;
 //! - [`forward`]: the float reference, every intermediate value visible;
 //! - [`rotate`]: the same model with a residual stream that integers hold well;
-//! - [`mod@quantise`]: calibration and integer weights, a [`QuantisedModel`];
+//! - [`mod@quantise`]: calibration and integer weights, a [`QuantisedModel`]; [`ends`]: embedding and head;
 //! - [`mod@eval`]: fixed point against float.
 
 pub mod bundled;
 mod calibrate;
 pub mod config;
+pub mod ends;
 pub mod error;
 pub mod eval;
 mod feedback;
@@ -22,6 +23,7 @@ pub mod tokenizer;
 
 pub use bundled::{bundled, bundled_adder};
 pub use config::Config;
+pub use ends::Ends;
 pub use eval::{EvalReport, eval};
 pub use import::import;
 pub use model::Model;

@@ -41,6 +41,37 @@ pub struct FloatBlock {
     pub down: Linear,
 }
 
+/// The gain of the last norm: what its normalised features are multiplied by.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Gain {
+    /// One factor a feature, `[hidden]`: as models are stored.
+    Features(Vec<f32>),
+    /// `y = n G^T`, `[hidden, hidden]`: the same in a rotated basis.
+    Matrix(Linear),
+}
+
+impl Gain {
+    /// Width of the residual stream.
+    pub fn hidden(&self) -> usize {
+        match self {
+            Gain::Features(gain) => gain.len(),
+            Gain::Matrix(gain) => gain.inputs,
+        }
+    }
+
+    /// The gain as a matrix, `[hidden, hidden]`.
+    pub fn matrix(&self) -> Linear {
+        match self {
+            Gain::Features(gain) => {
+                let d = gain.len();
+                let entry = |at: usize| if at / d == at % d { gain[at % d] } else { 0.0 };
+                Linear { outputs: d, inputs: d, data: Arc::new((0..d * d).map(entry).collect()) }
+            }
+            Gain::Matrix(gain) => gain.clone(),
+        }
+    }
+}
+
 /// A Llama-architecture model in floats.
 #[derive(Clone, Debug)]
 pub struct Model {
@@ -50,8 +81,8 @@ pub struct Model {
     pub embedding: Linear,
     /// Blocks, first to last.
     pub blocks: Vec<FloatBlock>,
-    /// Gain of the last norm, `[hidden]`.
-    pub final_norm: Vec<f32>,
+    /// Gain of the last norm.
+    pub final_norm: Gain,
     /// Head, `[vocab, hidden]`; the embedding itself when tied.
     pub head: Linear,
     /// Tokenizer, if the model came with one.
@@ -76,7 +107,7 @@ impl Model {
         let head = if self.config.tied { 0 } else { self.head.data.len() };
         self.embedding.data.len()
             + head
-            + self.final_norm.len()
+            + self.final_norm.hidden()
             + self.blocks.iter().map(block).sum::<usize>()
     }
 }

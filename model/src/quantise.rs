@@ -29,6 +29,7 @@ use serde::Serialize;
 use crate::{
     calibrate::{Kind, LayerStats, Size, WeightSizes, folded},
     config::Config,
+    ends::{EndStats, Ends},
     error::QuantiseError,
     feedback::{Feedback, Moments},
     forward::{FloatRun, FloatTrace},
@@ -43,6 +44,8 @@ pub struct Options {
     pub weight_bits: u32,
     /// Tokens proved at a time, padding included.
     pub tokens: usize,
+    /// Positions whose next token the head proves, at most `tokens`.
+    pub positions: usize,
     /// Room left above the largest calibrated value of each site, in bits (0 to 4).
     pub headroom_bits: f64,
     /// Width of the SiLU table's input: each bit less halves the table.
@@ -58,11 +61,15 @@ impl Options {
     /// Headroom of [`Options::new`].
     pub const DEFAULT_HEADROOM_BITS: f64 = 1.0;
 
+    /// Positions of [`Options::new`], at most.
+    pub const DEFAULT_POSITIONS: usize = 8;
+
     /// 16-bit weights, the default headroom, 16-bit gates.
     pub fn new(tokens: usize) -> Self {
         Options {
             weight_bits: 16,
             tokens,
+            positions: tokens.min(Options::DEFAULT_POSITIONS),
             headroom_bits: Options::DEFAULT_HEADROOM_BITS,
             silu_in_bits: 16,
             extra_channels: 0,
@@ -114,12 +121,8 @@ pub struct QuantisedModel {
     pub factors: Vec<ChannelFactors>,
     /// The model's feed-forward channel that each channel of the circuit is (a part of), per layer, `[ffn]`.
     pub channels: Vec<Vec<usize>>,
-    /// Embedding at the scale of the residual stream, `[vocab, hidden]`.
-    pub embedding: Arc<Vec<i32>>,
-    /// Gain of the last norm, in floats.
-    pub final_norm: Vec<f32>,
-    /// Head, in floats, `[vocab, hidden]`.
-    pub head: Linear,
+    /// Embedding and head.
+    pub ends: Ends,
     /// Use of each site's range in calibration.
     pub headroom: Vec<SiteHeadroom>,
     /// Tokenizer, if the model came with one.
@@ -526,9 +529,10 @@ fn calibrate(
     model: &Model,
     sequences: &[(Kind, Vec<u32>)],
     options: &Options,
-) -> Result<Vec<Layer>, QuantiseError> {
+) -> Result<(Vec<Layer>, EndStats), QuantiseError> {
     let config = &model.config;
     let mut stats: Vec<LayerStats> = model.blocks.iter().map(|_| LayerStats::new(config)).collect();
+    let mut ends = EndStats::default();
     for (kind, sequence) in sequences {
         let mut run = match kind {
             Kind::Alone => FloatRun::alone(model, sequence)?,
@@ -537,10 +541,11 @@ fn calibrate(
         for (index, stats) in stats.iter_mut().enumerate() {
             stats.add(config, &run.layer(index)?, *kind);
         }
+        ends.add(&run.last()?);
     }
     let layers = stats.into_iter().zip(&model.blocks);
     let layer = |(stats, block)| Layer::new(stats, WeightSizes::new(config, block), options.extra_channels);
-    Ok(layers.map(layer).collect())
+    Ok((layers.map(layer).collect(), ends))
 }
 
 /// Runs the float model again, layer by layer over all sequences at once, and calls `f` with the layer and its
@@ -638,6 +643,9 @@ fn check_options(options: &Options, config: &Config) -> Result<(), QuantiseError
     if options.tokens == 0 || options.tokens > config.context.min(1 << 12) {
         return fail("tokens", "1 to the model's context, at most 4096", options.tokens.to_string());
     }
+    if options.positions == 0 || options.positions > options.tokens.min(256) {
+        return fail("positions", "1 to the tokens, at most 256", options.positions.to_string());
+    }
     if !(0.0..=4.0).contains(&options.headroom_bits) {
         return fail("headroom_bits", "0 to 4", options.headroom_bits.to_string());
     }
@@ -679,7 +687,7 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
     let config = &model.config;
     check_options(options, config)?;
     let sequences = sequences(config, ids, options);
-    let layers = calibrate(model, &sequences, options)?;
+    let (layers, ends) = calibrate(model, &sequences, options)?;
     let margin = (-options.headroom_bits).exp2();
     let act = ((1u64 << (ACT_BITS - 1)) - 1) as f64 * margin;
 
@@ -701,7 +709,7 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
     let useful = (steps / typical.max(1e-9)).log2().ceil().clamp(0.0, 20.0) as i64;
     let mut residual_frac = frac("input", stream_max, stream_limit * margin.powf(MASSIVE_SHARE), useful)?;
     // |x| <= sqrt(v): 15 bits can only overflow when one feature is the whole vector.
-    let norm_max = largest(&layers, |l| l.stats.norm[0].max(l.stats.norm[1]));
+    let norm_max = largest(&layers, |l| l.stats.norm[0].max(l.stats.norm[1])).max(ends.norm);
     let norm_frac = if norm_max < 0.995 { 15 } else { 14 };
     let gate_max = largest(&layers, |l| l.stats.gate);
     let silu_limit = ((1u64 << (options.silu_in_bits - 1)) - 1) as f64;
@@ -783,18 +791,17 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
     } else {
         blocks.extend((0..layers.len()).map(|index| block(index, None)));
     }
-    let headroom = headroom(&spec, &layers, &factors, f64::from(embedding_max));
-    let unit = pow2(i64::from(residual_frac));
-    let embedding = model.embedding.data.iter().map(|&e| (f64::from(e) * unit).round() as i32).collect();
+    let mut headroom = headroom(&spec, &layers, &factors, f64::from(embedding_max));
+    let stats = ends;
+    let ends = Ends::new(model, &spec, options.positions, &stats, act)?;
+    headroom.extend(ends.headroom(&stats));
     Ok(QuantisedModel {
         config: config.clone(),
         spec,
         blocks,
         factors,
         channels: layers.iter().map(|l| l.channels.iter().map(|c| c.source).collect()).collect(),
-        embedding: Arc::new(embedding),
-        final_norm: model.final_norm.clone(),
-        head: model.head.clone(),
+        ends,
         headroom,
         tokenizer: model.tokenizer.clone(),
     })

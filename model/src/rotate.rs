@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::model::{FloatBlock, Linear, Model};
+use crate::model::{FloatBlock, Gain, Linear, Model};
 
 /// The rotation of a residual stream: `x -> x Q`.
 ///
@@ -100,7 +100,8 @@ impl Rotation {
 }
 
 impl Model {
-    /// The same model with its residual stream rotated by [`Rotation`], gains folded into the matrices.
+    /// The same model with its residual stream rotated by [`Rotation`], gains folded into the matrices; that of
+    /// the last norm becomes `Q^T diag(gain) Q`, so that a tied head stays the embedding.
     ///
     /// Its logits are those of `self` up to the rounding of floats; integers hold it far better.
     pub fn rotated(&self) -> Model {
@@ -117,12 +118,14 @@ impl Model {
             up: rotation.reader(&b.up, Some(&b.ffn_norm)),
             down: rotation.writer(&b.down),
         };
+        let embedding = rotation.reader(&self.embedding, None);
+        let head = if self.config.tied { embedding.clone() } else { rotation.reader(&self.head, None) };
         Model {
             config: self.config.clone(),
-            embedding: rotation.reader(&self.embedding, None),
+            embedding,
             blocks: self.blocks.iter().map(block).collect(),
-            final_norm: ones(&self.final_norm),
-            head: rotation.reader(&self.head, Some(&self.final_norm)),
+            final_norm: Gain::Matrix(rotation.writer(&rotation.reader(&self.final_norm.matrix(), None))),
+            head,
             tokenizer: self.tokenizer.clone(),
         }
     }

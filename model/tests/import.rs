@@ -4,6 +4,7 @@ use lamina_model::{
     bundled, bundled_adder,
     error::{ForwardError, ImportError},
     import::{from_gguf_bytes, from_safetensors_bytes, import},
+    model::Gain,
 };
 use serde_json::{Value, json};
 
@@ -223,7 +224,8 @@ fn as_gguf(quantised: bool) -> Vec<u8> {
     w.float("llama.rope.freq_base", 10_000.0);
     let kind = if quantised { 8 } else { 0 };
     w.tensor("token_embd.weight", &[model.config.vocab, shape.hidden], &model.embedding.data, 0);
-    w.tensor("output_norm.weight", &[shape.hidden], &model.final_norm, 0);
+    let Gain::Features(gain) = &model.final_norm else { panic!("an imported model is in its own basis") };
+    w.tensor("output_norm.weight", &[shape.hidden], gain, 0);
     for (i, b) in model.blocks.iter().enumerate() {
         let q = interleave(&b.q.data, shape.head_dim, shape.hidden);
         let k = interleave(&b.k.data, shape.head_dim, shape.hidden);

@@ -16,7 +16,7 @@ use std::{
 use crate::{
     config::Config,
     error::ImportError,
-    model::{FloatBlock, Linear, Model},
+    model::{FloatBlock, Gain, Linear, Model},
     tokenizer::TextTokenizer,
 };
 
@@ -202,7 +202,7 @@ fn build(
         block.attn_norm = read(Role::AttnNorm(i), &[hidden])?;
         block.ffn_norm = read(Role::FfnNorm(i), &[hidden])?;
     }
-    let final_norm = read(Role::FinalNorm, &[hidden])?;
+    let final_norm = Gain::Features(read(Role::FinalNorm, &[hidden])?);
     // Tables of rotary frequencies follow from the base; a tied head repeats the embedding.
     let head_name = name(Role::Head);
     let harmless = |name: &str| name.ends_with("rotary_emb.inv_freq") || (config.tied && name == head_name);
