@@ -27,7 +27,7 @@ use lamina_prover::{
     srs::{Ceremony, Halo2Format, Srs, SrsFileError, SrsStore},
 };
 use lamina_verifier::{
-    card::{Card, CardError, CircuitEntry, InsecureSrs, KeyBytes},
+    card::{CARD_FORMAT, Card, CardError, CircuitEntry, InsecureSrs, KeyBytes},
     encoding::{self, PointError},
     hash::ProtocolId,
     key::{KeyError, SliceKey, key_digest, write_key},
