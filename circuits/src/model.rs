@@ -190,6 +190,23 @@ impl SliceCircuit for ModelCircuit {
     }
 }
 
+/// Checks that an embedding and a head are of one model.
+///
+/// # Errors
+/// [`LayoutError::Ends`] names what they disagree about.
+pub fn same_model(embedding: &EmbeddingSpec, head: &HeadSpec) -> Result<(), LayoutError> {
+    let sizes = [
+        ("hidden", embedding.hidden, head.norm.hidden),
+        ("vocabulary", embedding.vocab, head.vocab),
+        ("tokens", embedding.tokens, head.tokens),
+        ("weight bits", embedding.weight_bits as usize, head.weight_bits as usize),
+    ];
+    match sizes.iter().find(|(_, a, b)| a != b) {
+        Some(&(what, embedding, head)) => Err(LayoutError::Ends { what, embedding, head }),
+        None => Ok(()),
+    }
+}
+
 /// Fits both ends of a model on the `2^k` rows of its blocks, with the fewest weight columns, the same for both:
 /// so a tied head links the embedding's commitments.
 ///
@@ -200,15 +217,7 @@ pub fn fit_ends(
     head: &HeadSpec,
     k: u32,
 ) -> Result<(EmbeddingParams, HeadParams), LayoutError> {
-    let sizes = [
-        ("hidden", embedding.hidden, head.norm.hidden),
-        ("vocabulary", embedding.vocab, head.vocab),
-        ("tokens", embedding.tokens, head.tokens),
-        ("weight bits", embedding.weight_bits as usize, head.weight_bits as usize),
-    ];
-    if let Some(&(what, embedding, head)) = sizes.iter().find(|(_, a, b)| a != b) {
-        return Err(LayoutError::Ends { what, embedding, head });
-    }
+    same_model(embedding, head)?;
     let head = HeadParams::fit(head, k)?;
     let embedding = EmbeddingParams { spec: embedding.clone(), weight_lanes: head.weight_lanes, k };
     embedding.layout()?;

@@ -182,8 +182,12 @@ impl Ends {
         })
     }
 
-    /// The same ends for proofs of `tokens` tokens.
+    /// The same ends for proofs of `tokens` tokens; padding beyond the model's context has position zero.
     pub fn with_tokens(mut self, tokens: usize) -> Self {
+        if let Some(positions) = self.embedding_weights.positions.as_mut().filter(|p| p.rows < tokens) {
+            Arc::make_mut(&mut positions.data).resize(tokens * positions.cols, 0);
+            positions.rows = tokens;
+        }
         self.embedding.tokens = tokens;
         self.head.tokens = tokens;
         self

@@ -41,6 +41,14 @@ impl TextTokenizer {
         Ok(TextTokenizer(Arc::new(tokenizer)))
     }
 
+    /// The description that [`TextTokenizer::from_json`] reads.
+    ///
+    /// # Errors
+    /// The library cannot write it.
+    pub fn to_json(&self) -> Result<String, TokenizerError> {
+        contained(|| self.0.to_string(false)).map_err(|source| TokenizerError::Parse { source })
+    }
+
     /// Token ids of `text`.
     ///
     /// # Errors

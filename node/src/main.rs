@@ -1,8 +1,9 @@
-//! The `lamina` command: publish a model with hidden weights, prove its blocks, verify the proofs.
+//! The `lamina` command: publish a model with hidden weights, prove answers and blocks, verify the proofs.
 
 mod cache;
 mod cli;
 mod commands;
+mod decode;
 mod engine;
 mod failure;
 mod files;
@@ -10,6 +11,7 @@ mod ids;
 mod output;
 mod plot;
 mod progress;
+mod proving;
 mod publication;
 mod source;
 

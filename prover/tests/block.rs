@@ -119,6 +119,7 @@ impl World {
                 activation_bits: params.spec.scales.act_bits,
                 scheme: "none".into(),
             },
+            tokenizer: None,
             srs: SrsReference { id: srs.id(), insecure: true },
             kinds: vec![KindEntry {
                 name: "block".into(),

@@ -185,6 +185,7 @@ impl World {
             publisher: NodeId(digest(9)),
             architecture: Architecture { family: family.into(), source: "random".into(), layers: 1 },
             quantisation: Quantisation { weight_bits: 8, activation_bits: 8, scheme: "none".into() },
+            tokenizer: None,
             srs: SrsReference { id: srs.id(), insecure: true },
             kinds,
             slices: published

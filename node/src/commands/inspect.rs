@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::{
     Session,
     cli::InspectArgs,
-    engine::{BlockCard, LoadedCard},
+    engine::{CardFile, LoadedCard},
     failure::{Classify, Failure, Kind, Result},
     files,
     output::Output,
@@ -153,7 +153,7 @@ fn json_file(path: &Path) -> Result<Value> {
         return Err(Failure::new(Kind::Input, format_args!("{} is JSON, but no model card", path.display())));
     }
     let loaded = LoadedCard::load(&bytes, InsecureSrs::Accept).context(path.display())?;
-    let card: BlockCard = serde_json::from_slice(&bytes)?;
+    let card: CardFile = serde_json::from_slice(&bytes)?;
     let kinds: Vec<Value> = card
         .kinds
         .iter()
