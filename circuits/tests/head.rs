@@ -24,7 +24,7 @@ use lamina_circuits::{
     },
     layout::LayoutError,
     model::fit_ends,
-    plan::EndPlan,
+    plan::{EndPlan, Plan},
     slice::SliceCircuit,
     spec::{BlockSpec, Shape},
     testing,
@@ -166,7 +166,7 @@ fn every_cell_is_constrained() {
 }
 
 fn cells_are_constrained(params: &HeadParams) {
-    let bench = Bench::new(&params, 7);
+    let bench = Bench::new(params, 7);
     let layout = bench.circuit.layout.clone();
     let mut seen = BTreeSet::new();
     for at in 0..=layout.max {
@@ -502,6 +502,43 @@ fn unsound_specifications_are_refused() {
     assert!(matches!(bad(&|p| p.weight_lanes = 0), LayoutError::Rows { .. }));
     assert!(matches!(bad(&|p| p.spec.vocab = 1 << 20), LayoutError::Rows { .. }));
     assert!(matches!(bad(&|p| p.k = 4), LayoutError::Rows { .. }));
+}
+
+// GPT-2-small's shape: 12 blocks of 7.1 M weights, biases included, and tied ends with learned positions.
+#[test]
+fn a_gpt2_small_fits() {
+    let scales = testing::like_gpt2(testing::wide_scales(768));
+    let shape = Shape { hidden: 768, ffn: 3072, heads: 12, kv_heads: 12, head_dim: 64 };
+    let block = BlockSpec { shape, scales, weight_bits: 16, tokens: 64 };
+    let plan = Plan::best(&block, 64).unwrap();
+    println!("{plan}");
+    assert_eq!(plan.weights, 768 * 2304 + 2304 + 768 * 768 + 768 + 2 * 768 * 3072 + 3072 + 768);
+    let gated = BlockSpec { scales: testing::wide_scales(768), ..block.clone() };
+    let gated = Plan::best(&gated, 64).unwrap();
+    println!("{gated}");
+    assert!(plan.expected_core_ms < gated.expected_core_ms && plan.columns.fixed < gated.columns.fixed);
+    let head = HeadSpec {
+        norm: block.norm(),
+        gain_shift: 12,
+        gain_bias: Some(8),
+        vocab: 50257,
+        tokens: 64,
+        positions: 8,
+        weight_bits: 16,
+    };
+    let embedding = EmbeddingSpec {
+        hidden: 768,
+        vocab: 50257,
+        tokens: 64,
+        weight_bits: 16,
+        stream_bits: 25,
+        shift: 2,
+        position_shift: Some(2),
+        centred: true,
+    };
+    let (e, h) = fit_ends(&embedding, &head, 17).unwrap();
+    assert_eq!(e.weight_lanes, h.weight_lanes);
+    println!("{}\n{}", EndPlan::embedding(&e).unwrap(), EndPlan::head(&h).unwrap());
 }
 
 // SmolLM2-135M's shape: what `docs/protocol.md` section 11 says of its costs.

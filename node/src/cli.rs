@@ -13,8 +13,8 @@ All of the following on a small bundled model, in seconds:
   lamina demo
 Commit to a model's weights once (M.lamina/card.json is public), answer, verify:
   lamina publish --model M.gguf
-  lamina generate --model M.gguf --prompt \"Hello\" --max-tokens 8 --prove --out answer.lamina
-  lamina verify answer.lamina --card M.lamina/card.json --prompt \"Hello\"
+  lamina generate --model M.gguf --prompt \"Hello\" --max-tokens 8 --prove --out answer.bundle
+  lamina verify answer.bundle --card M.lamina/card.json --prompt \"Hello\"
 Blocks alone:
   lamina prove --published M.lamina --layers 0.. --prompt \"Hello\" --out proofs
   lamina verify --card M.lamina/card.json proofs/*.proof";
@@ -124,20 +124,20 @@ killed or repeated with the same arguments, it goes on where it stopped and redo
 The parts' `secret/` holds activations; it goes when the bundle is whole.
 
   lamina generate --model M.gguf --prompt \"Hello\" --max-tokens 8
-  lamina generate --model M.gguf --prompt \"Hello\" --max-tokens 8 --prove --out answer.lamina
+  lamina generate --model M.gguf --prompt \"Hello\" --max-tokens 8 --prove --out answer.bundle
 
 On several machines, each with the publication and the same --request:
 
-  lamina generate ... --request R --slices 0..16 --prove --out a.lamina
-  lamina generate ... --request R --slices 16.. --receive a.lamina.parts --prove --out b.lamina
-  lamina join --card M.lamina/card.json a.lamina.parts b.lamina.parts --out answer.lamina
+  lamina generate ... --request R --slices 0..16 --prove --out a.bundle
+  lamina generate ... --request R --slices 16.. --receive a.bundle.parts --prove --out b.bundle
+  lamina join --card M.lamina/card.json a.bundle.parts b.bundle.parts --out answer.bundle
 
 --receive takes the boundary between them, with its blinding values, from the other part's secrets.
 With --hide-prompt the ids stay behind commitments; BUNDLE.opening is for the client who asked.")]
     Generate(GenerateArgs),
     /// Assemble a bundle from parts proved on different machines
     #[command(after_help = "\
-  lamina join --card M.lamina/card.json a.lamina.parts b.lamina.parts --out answer.lamina
+  lamina join --card M.lamina/card.json a.bundle.parts b.bundle.parts --out answer.bundle
 
 Says which slices are missing, proved twice, of another answer, or do not meet at their boundary.")]
     Join(JoinArgs),
@@ -160,8 +160,8 @@ A bundle is verified whole and its text is printed: the tokens are the greedy co
 prompt under the model with this card. With --prompt the prompt must be this one; without, it is
 the bundle's. Slices may come from different nodes; --node asks for one.
 
-  lamina verify answer.lamina --card M.lamina/card.json --prompt \"Hello\" --request R
-  lamina verify answer.lamina --card M.lamina/card.json --opening answer.lamina.opening --prompt \"Hello\"
+  lamina verify answer.bundle --card M.lamina/card.json --prompt \"Hello\" --request R
+  lamina verify answer.bundle --card M.lamina/card.json --opening answer.bundle.opening --prompt \"Hello\"
 
 All layers of the card are verified as one chain; fewer are verified one by one, and each
 boundary between neighbours is compared. What is not given as an option is taken from the
@@ -174,8 +174,12 @@ proofs and reported as claimed.
     /// Say what a file is: a card, a proof, a reference string, a key, a model
     #[command(after_help = "\
 Reads any file that lamina writes or reads and prints what is public about it. Never prints
-weights, activations or blinding values.
+weights, activations or blinding values. --html draws a bundle to one page that needs nothing
+else: its chain and the checks that link it, and, from BUNDLE.figures.json beside it, timeline
+and cost by stage. What is shown is what the bundle claims: `lamina verify` checks it.
 
+  lamina inspect answer.bundle --card M.lamina/card.json
+  lamina inspect answer.bundle --card M.lamina/card.json --html answer.html
   lamina inspect M.lamina/card.json
   lamina inspect proofs/layer-3.proof --card M.lamina/card.json --json")]
     Inspect(InspectArgs),
@@ -451,9 +455,15 @@ pub struct InspectArgs {
     /// The file
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// For a proof: its model's card, to read the boundaries too
+    /// For a bundle or a proof: its model's card, to read the boundaries too
     #[arg(long, value_name = "CARD")]
     pub card: Option<PathBuf>,
+    /// For a bundle, with --card: draw chain, timeline and costs to this page
+    #[arg(long, value_name = "FILE.html", requires = "card")]
+    pub html: Option<PathBuf>,
+    /// For --html: what `lamina eval --json` printed, to draw the quantisation error of every site
+    #[arg(long, value_name = "EVAL.json", requires = "html")]
+    pub eval: Option<PathBuf>,
 }
 
 /// `lamina srs`.

@@ -72,9 +72,9 @@ pub enum PartTrace {
         x: Vec<i32>,
     },
     /// Of a block.
-    Block(Trace),
+    Block(Box<Trace>),
     /// Of the head.
-    Head(HeadTrace),
+    Head(Box<HeadTrace>),
 }
 
 /// What a pass goes over.
@@ -110,10 +110,11 @@ pub fn run(
             embed(&params.spec, weights, &pass.ids).map(|x| PartTrace::Embedding { ids: pass.ids.clone(), x })
         }
         (ModelParams::Block(params), PartWeights::Block(weights)) => {
-            execute(&params.spec, weights, x).map(PartTrace::Block)
+            execute(&params.spec, weights, x).map(|trace| PartTrace::Block(Box::new(trace)))
         }
         (ModelParams::Head(params), PartWeights::Head(weights)) => {
-            execute_head(&params.spec, weights, x, &pass.positions).map(PartTrace::Head)
+            execute_head(&params.spec, weights, x, &pass.positions)
+                .map(|trace| PartTrace::Head(Box::new(trace)))
         }
         _ => return Err(mixed_up(part)),
     };

@@ -9,6 +9,7 @@ mod failure;
 mod files;
 mod ids;
 mod output;
+mod page;
 mod plot;
 mod progress;
 mod proving;

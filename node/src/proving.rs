@@ -268,6 +268,8 @@ pub struct SliceFigures {
     pub proof_bytes: usize,
     /// Whether an earlier run had finished it; then nothing was timed.
     pub reused: bool,
+    /// When it began, milliseconds after proving began.
+    pub started_ms: f64,
     /// Run, boundary and proof.
     pub prove_ms: Option<f64>,
     /// The proof's stages.
@@ -357,6 +359,7 @@ pub fn prove(
     let backend = Cpu::default();
     let mut figures = vec![];
     let mut input: Option<Boundary> = None;
+    let beginning = Instant::now();
     // One kind's key is in memory at a time.
     for group in slices.chunk_by(|(_, a), (_, b)| matches!((a, b), (Part::Layer(_), Part::Layer(_)))) {
         let circuit = ModelCircuit::new(&published.params(group[0].1))?;
@@ -367,6 +370,7 @@ pub fn prove(
             let key = published.loaded.key(slice).ok_or_else(|| {
                 Failure::new(Kind::Input, format_args!("the card has no key for {part}: publish again"))
             })?;
+            let started_ms = milliseconds(beginning);
             let started = Instant::now();
             let weights = published.weights(part)?;
             let trace = engine::run(&published.params(part), &weights, part, task.pass, &x)?;
@@ -392,8 +396,16 @@ pub fn prove(
             let borders = [entering.reference(), leaving.reference()];
             if let Some(proof_bytes) = finished(session, &file, key, &context, &borders)? {
                 session.output.line(format!("{part}: {}, finished before", file.display()))?;
-                let (prove_ms, stages) = (None, None);
-                figures.push(SliceFigures { slice, part, file, proof_bytes, reused: true, prove_ms, stages });
+                figures.push(SliceFigures {
+                    slice,
+                    part,
+                    file,
+                    proof_bytes,
+                    reused: true,
+                    started_ms,
+                    prove_ms: None,
+                    stages: None,
+                });
             } else {
                 let prover = match &mut prover {
                     Some(prover) => prover,
@@ -434,6 +446,7 @@ pub fn prove(
                     file,
                     proof_bytes: envelope.bytes.len(),
                     reused: false,
+                    started_ms,
                     prove_ms: Some(prove_ms),
                     stages: Some(Stages::new(execute_ms, boundary_ms, &envelope.timings)),
                 });

@@ -359,20 +359,33 @@ pub struct PublishTimes {
     pub range_ms: Option<f64>,
 }
 
-/// Publishes `slices` of a model into `folder`, or finishes a publication that was begun.
+/// What to publish, and how.
+pub struct Task<'a> {
+    /// The model.
+    pub model: &'a IntegerModel,
+    /// Which parts of it.
+    pub slices: Slices,
+    /// Where it goes.
+    pub folder: &'a Folder,
+    /// What the card says of it.
+    pub text: &'a CardText,
+    /// The reference string.
+    pub srs: &'a Srs,
+    /// Whether ranges are proved.
+    pub ranges: Ranges,
+}
+
+/// Publishes slices of a model into a folder, or finishes a publication that was begun.
 ///
 /// # Errors
 /// Another publication is there; a file cannot be written; the user stopped it.
 pub fn publish(
     session: &Session,
-    model: &IntegerModel,
-    slices: Slices,
-    folder: &Folder,
-    text: &CardText,
-    srs: &Srs,
-    ranges: Ranges,
+    task: &Task<'_>,
     existing: Existing,
 ) -> Result<(Published, Vec<KindKeys>, PublishTimes)> {
+    let Task { model, slices, folder, text, srs, ranges } = task;
+    let ranges = *ranges;
     let params = model.params.clone();
     let parts = slices.parts();
     let circuits = slices.kinds(&params).iter().map(ModelCircuit::new).collect::<Result<Vec<_>, _>>()?;
@@ -418,7 +431,7 @@ pub fn publish(
         write_same(&folder.tokenizer(), tokenizer.to_json()?.as_bytes(), Access::Public, existing)?;
     }
 
-    let tied_head = match (tied, &slices) {
+    let tied_head = match (tied, slices) {
         (true, Slices::Whole(_)) => Some((&kinds[slices.kind(Part::Head)].circuit, weights(Part::Head)?)),
         _ => None,
     };
@@ -490,7 +503,7 @@ pub fn publish(
     }
     let times =
         PublishTimes { commit_ms, range_ms: (ranges == Ranges::Prove).then(|| milliseconds(started)) };
-    Ok((Published { card, loaded, folder: folder.clone(), package }, kinds, times))
+    Ok((Published { card, loaded, folder: (*folder).clone(), package }, kinds, times))
 }
 
 fn remove(path: &Path) -> Result<()> {

@@ -175,18 +175,15 @@ fn published(
         layers: model.layers(),
         tokenizer: json.map(|json| tokenizer_digest(json.as_bytes())),
     };
-    let ranges = if publish { Ranges::Prove } else { Ranges::Skip };
-    let slices = Slices::Whole(model.layers());
-    let (published, _, times) = publication::publish(
-        session,
-        &model,
-        slices,
-        &Folder::new(root),
-        &text,
-        &srs,
-        ranges,
-        Existing::Replace,
-    )?;
+    let task = publication::Task {
+        model: &model,
+        slices: Slices::Whole(model.layers()),
+        folder: &Folder::new(root),
+        text: &text,
+        srs: &srs,
+        ranges: if publish { Ranges::Prove } else { Ranges::Skip },
+    };
+    let (published, _, times) = publication::publish(session, &task, Existing::Replace)?;
     Ok((published, Some(times)))
 }
 

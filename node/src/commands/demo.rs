@@ -285,10 +285,10 @@ fn publish(
         tokenizer: tokenizer.map(|json| publication::tokenizer_digest(json.as_bytes())),
     };
     let folder = Folder::new(&session.cache.folder().join("demo"));
+    let slices = Slices::Whole(model.layers());
+    let task = publication::Task { model, slices, folder: &folder, text: &text, srs, ranges: Ranges::Prove };
     let publish = |existing| {
-        let slices = Slices::Whole(model.layers());
-        publication::publish(session, model, slices, &folder, &text, srs, Ranges::Prove, existing)
-            .map(|(published, kinds, _)| (published, kinds))
+        publication::publish(session, &task, existing).map(|(published, kinds, _)| (published, kinds))
     };
     match publish(if fresh { Existing::Replace } else { Existing::Keep }) {
         // What is in the cache is of another version or string: it is the demo's own, so it may go.

@@ -51,7 +51,7 @@ pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
             )
         })?,
     };
-    let all = slices.len() == parts.len();
+    let all = arguments.slices.is_none();
     if all {
         files::check_free(out, session.existing)?;
     }
@@ -148,15 +148,22 @@ pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
 
 /// Where the parts of a bundle stand until it is whole.
 fn parts_folder(bundle: &Path) -> PathBuf {
-    let mut name = bundle.file_name().unwrap_or_default().to_os_string();
-    name.push(".parts");
-    bundle.with_file_name(name)
+    beside(bundle, ".parts")
 }
 
 /// The opening of a bundle's hidden prompt.
-pub fn opening_file(bundle: &Path) -> PathBuf {
+fn opening_file(bundle: &Path) -> PathBuf {
+    beside(bundle, ".opening")
+}
+
+/// What proving a bundle took: `lamina inspect --html` draws it.
+pub fn figures_file(bundle: &Path) -> PathBuf {
+    beside(bundle, ".figures.json")
+}
+
+fn beside(bundle: &Path, suffix: &str) -> PathBuf {
     let mut name = bundle.file_name().unwrap_or_default().to_os_string();
-    name.push(".opening");
+    name.push(suffix);
     bundle.with_file_name(name)
 }
 
@@ -206,6 +213,9 @@ fn most_tokens(asked: Option<usize>, whole: &Whole) -> Result<usize> {
 fn assemble(session: &Session, statement: &Statement, figures: &[SliceFigures], out: &Path) -> Result<usize> {
     let proofs = figures.iter().map(|slice| files::read(&slice.file, MAX_PROOF_BYTES));
     let bytes = bundle(statement, proofs.collect::<Result<_>>()?)?.encode();
+    // Times are no secret, and of no consequence: those of an earlier bundle of this name go.
+    let figures = serde_json::to_vec_pretty(&json!({ "slices": figures }))?;
+    files::write(&figures_file(out), &figures, Access::Public, Existing::Replace)?;
     files::write(out, &bytes, Access::Public, session.existing)?;
     Ok(bytes.len())
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use lamina_verifier::{
+    bundle::{Bundle, MAGIC as BUNDLE_MAGIC, Prompt, Whole},
     card::InsecureSrs,
     encoding::{g1_bytes, to_hex},
     envelope::{Claims, Envelope, HEADER_BYTES, MAGIC as PROOF_MAGIC},
@@ -14,11 +15,13 @@ use serde_json::{Value, json};
 use crate::{
     Session,
     cli::InspectArgs,
+    commands::generate,
     engine::{CardFile, LoadedCard},
     failure::{Classify, Failure, Kind, Result},
-    files,
+    files::{self, Access},
     output::Output,
-    publication::{self, Folder, MAX_PROOF_BYTES, MAX_SRS_BYTES},
+    page,
+    publication::{self, Folder, MAX_BUNDLE_BYTES, MAX_PROOF_BYTES, MAX_SRS_BYTES},
 };
 
 /// Runs the command.
@@ -27,6 +30,23 @@ use crate::{
 /// The file is of no kind that lamina knows, or damaged.
 pub fn run(session: &Session, arguments: &InspectArgs) -> Result<()> {
     let value = inspect(session, &arguments.file, arguments.card.as_deref())?;
+    if let Some(html) = &arguments.html {
+        if value["kind"] != "bundle" {
+            return Err(Failure::new(
+                Kind::Usage,
+                format_args!("--html draws bundles, and {} is none", arguments.file.display()),
+            ));
+        }
+        let figures = optional_json(&generate::figures_file(&arguments.file))?;
+        let eval = match &arguments.eval {
+            Some(path) => {
+                Some(serde_json::from_slice(&files::read(path, 64 << 20)?).context(path.display())?)
+            }
+            None => None,
+        };
+        let page = page::bundle(&value, figures.as_ref(), eval.as_ref());
+        files::write(html, page.as_bytes(), Access::Public, session.existing)?;
+    }
     show(&session.output, &value)
 }
 
@@ -71,6 +91,7 @@ fn inspect(session: &Session, path: &Path, card: Option<&Path>) -> Result<Value>
     let head = head(path)?;
     match &head[..] {
         head if head.starts_with(PROOF_MAGIC) => proof(path, card),
+        head if head.starts_with(BUNDLE_MAGIC) => bundle(path, card),
         head if head.starts_with(b"LAMINASV") => {
             let srs = VerifierSrs::read(&files::read(path, MAX_SRS_BYTES)?).context(path.display())?;
             Ok(json!({
@@ -183,9 +204,67 @@ fn json_file(path: &Path) -> Result<Value> {
     }))
 }
 
+/// A JSON file that need not be there.
+fn optional_json(path: &Path) -> Result<Option<Value>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    Ok(Some(serde_json::from_slice(&files::read(path, 64 << 20)?).context(path.display())?))
+}
+
+/// A bundle: its text and all of its slices.
+fn bundle(path: &Path, card_file: Option<&Path>) -> Result<Value> {
+    let bytes = files::read(path, MAX_BUNDLE_BYTES)?;
+    let bundle = Bundle::decode(&bytes).kind(Kind::Input).context(path.display())?;
+    let card = card_file.map(|path| publication::read_card(path, InsecureSrs::Accept)).transpose()?;
+    let card = card.as_ref().map(|(_, card)| card);
+    let tokenizer = match (card_file, card) {
+        (Some(path), Some(card)) => {
+            let vocab = Whole::of(card)?.vocab();
+            publication::read_tokenizer(&Folder::of_card(path), card, vocab).ok()
+        }
+        _ => None,
+    };
+    let text = |ids: &[u32]| tokenizer.as_ref().and_then(|tokenizer| tokenizer.decode(ids).ok());
+    let parts = card.map(publication::parts_of).transpose()?;
+    let mut slices = vec![];
+    for (at, envelope) in bundle.slices.iter().enumerate() {
+        let name = || format!("{}: slice {at}", path.display());
+        let mut slice = described(envelope, card).context(name())?;
+        slice["part"] = json!(parts.as_ref().and_then(|parts| parts.get(at)));
+        slices.push(slice);
+    }
+    let linked = slices.windows(2).map(|pair| pair[0]["output"] == pair[1]["input"]);
+    let linked: Vec<bool> = if card.is_some() { linked.collect() } else { vec![] };
+    let (prompt, prompt_text) = match &bundle.prompt {
+        Prompt::Open(ids) => (json!(ids), text(ids)),
+        Prompt::Hidden(_) => (json!("hidden"), None),
+    };
+    Ok(json!({
+        "kind": "bundle",
+        "bytes": bytes.len(),
+        "model": bundle.model,
+        "request": bundle.request,
+        "prompt": prompt,
+        "prompt_text": prompt_text,
+        "prompt_tokens": bundle.prompt.tokens(),
+        "answer": bundle.answer,
+        "answer_text": text(&bundle.answer),
+        "neighbours_share_their_boundary": linked,
+        "slices": slices,
+        "note": "what the bundle claims; `lamina verify` checks it",
+    }))
+}
+
 fn proof(path: &Path, card: Option<&Path>) -> Result<Value> {
     let bytes = files::read(path, MAX_PROOF_BYTES)?;
-    let claims = Claims::peek(&bytes).kind(Kind::Input).context(path.display())?;
+    let card = card.map(|path| publication::read_card(path, InsecureSrs::Accept)).transpose()?;
+    described(&bytes, card.as_ref().map(|(_, card)| card)).context(path.display())
+}
+
+/// What an envelope says of itself; with the card, its boundaries too.
+fn described(bytes: &[u8], card: Option<&LoadedCard>) -> Result<Value> {
+    let claims = Claims::peek(bytes).kind(Kind::Input)?;
     let context = claims.context;
     let mut value = json!({
         "kind": "proof",
@@ -201,12 +280,11 @@ fn proof(path: &Path, card: Option<&Path>) -> Result<Value> {
         "note": "what the proof claims; `lamina verify` checks it",
     });
     let Some(card) = card else { return Ok(value) };
-    let (_, card) = publication::read_card(card, InsecureSrs::Accept)?;
     let keys = [card.key(context.slice), card.range_key(context.slice)];
     let Some(key) = keys.into_iter().flatten().find(|key| key.digest() == claims.key) else {
         return Err(Failure::new(Kind::Input, "the proof was made under another key than the card's"));
     };
-    let envelope = Envelope::decode(&bytes, key.shape()).kind(Kind::Input).context(path.display())?;
+    let envelope = Envelope::decode(bytes, key.shape()).kind(Kind::Input)?;
     for (side, boundary) in [("input", &envelope.input), ("output", &envelope.output)] {
         let commitments = boundary.columns.iter().map(|point| Digest(g1_bytes(point)));
         value[side] = json!({

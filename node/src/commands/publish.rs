@@ -12,7 +12,7 @@ use crate::{
     failure::{Failure, Kind, Result},
     ids,
     output::grouped,
-    publication::{self, Folder, Ranges, Slices},
+    publication::{self, Folder, Ranges, Slices, Task},
     source::{self, Choices},
 };
 
@@ -57,8 +57,8 @@ pub fn run(session: &Session, arguments: &PublishArgs) -> Result<()> {
     let out = arguments.out.clone().unwrap_or_else(|| source::publication_folder(&arguments.model));
     let folder = Folder::new(&out);
     let model = prepared.model();
-    let (published, ..) =
-        publication::publish(session, &model, slices, &folder, &text, &srs, Ranges::Prove, session.existing)?;
+    let task = Task { model: &model, slices, folder: &folder, text: &text, srs: &srs, ranges: Ranges::Prove };
+    let (published, ..) = publication::publish(session, &task, session.existing)?;
     let plan = &prepared.plan.block;
     let bytes: u64 = std::fs::metadata(folder.card())?.len();
     output.line(format!("model     {}", published.loaded.model()))?;
