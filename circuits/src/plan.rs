@@ -105,9 +105,7 @@ impl Plan {
 
     fn of(params: &BlockParams, layout: &Layout, cs: &ConstraintSystem<Fr>) -> Plan {
         let columns = counts(layout, cs);
-        let shape = &params.spec.shape;
-        let weights = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
-            + 3 * shape.hidden * shape.ffn;
+        let weights = layout.weights();
         let mut lookups = BTreeMap::new();
         let mut idle = layout.active * LOOKUPS * layout.lanes;
         for (_, row) in layout.rows() {
@@ -354,7 +352,7 @@ impl EndPlan {
         Ok(Self {
             name: "head",
             rows: [layout.max + 1, layout.matrix.rows(), layout.active],
-            weights: spec.norm.hidden * (spec.vocab + spec.norm.hidden),
+            weights: spec.norm.hidden * (spec.vocab + layout.gain.features),
             lookups: head::rows::LOOKUPS * spec.vocab * spec.positions,
             proof_bytes: proof_bytes(&cs),
             expected_core_ms: expected_ns(&columns, params.k) / 1e6,
@@ -394,6 +392,8 @@ impl fmt::Display for ColumnCounts {
 
 fn predict(layout: &Layout) -> ColumnCounts {
     let tables = layout.table_columns();
+    // The mask, and two rotary factors where there are some.
+    let per_lane = if layout.spec.scales.rope.is_some() { 3 } else { 1 };
     ColumnCounts {
         weights: layout.weight_lanes,
         boundary: 2 * layout.boundary.columns,
@@ -402,7 +402,7 @@ fn predict(layout: &Layout) -> ColumnCounts {
         accumulators: 7,
         helpers: (LOOKUPS * layout.lanes).div_ceil(3) + tables.div_ceil(3) + 1,
         permutation: 2,
-        fixed: 20 + 3 * layout.lanes + 3 * tables,
+        fixed: 20 + per_lane * layout.lanes + 3 * tables,
     }
 }
 

@@ -1,11 +1,14 @@
 //! The two ends of a model in integers: token ids to the first boundary, the last boundary to token ids.
 //!
 //! ```text
-//! E_int[j][id] = round(E[id][j] 2^(residual_frac - shift)),           x = 2^shift E_int[.][id]
+//! E_int[j][id] = round(E[id][j] 2^(residual_frac - shift)),           x = 2^shift E_int[.][id] + 2^place P_int[t]
+//! P_int[t][j]  = round(P[t][j] 2^(residual_frac - place))
 //! G_int[i][j]  = round(G[j][i] sqrt(hidden) 2^(gain_frac + gain_shift - norm_frac))
+//! b_int[j]     = round(b[j] 2^(gain_frac + gain_shift - bias))
 //! ```
 //!
-//! The gain stays out of the head's matrix, so that a tied head reads the embedding's integers.
+//! The gain stays out of the head's matrix, so that a tied head reads the embedding's integers. Of a centred model the
+//! embedding reads all but feature 0.
 
 use std::sync::Arc;
 
@@ -18,6 +21,7 @@ use lamina_circuits::{
 use rayon::prelude::*;
 
 use crate::{
+    config::Norm,
     error::QuantiseError,
     forward::FinalTrace,
     model::{Linear, Model},
@@ -102,9 +106,17 @@ impl Ends {
         let frac = room(largest(&model.embedding), weight).min(c.residual_frac as i32);
         let shift = c.residual_frac as i32 - frac;
         let no_scales = |site, largest| QuantiseError::NoScales { site, largest };
-        if shift > (stream_bits - END_BITS) as i32 {
+        // Two terms need a bit more than one.
+        let most = (stream_bits - END_BITS) as i32 - i32::from(model.positions.is_some());
+        if shift > most {
             return Err(no_scales("embedding", largest(&model.embedding)));
         }
+        let place = |p: &Linear| {
+            let frac = room(largest(p), weight).min(c.residual_frac as i32);
+            let shift = c.residual_frac as i32 - frac;
+            if shift > most { Err(no_scales("positions", largest(p))) } else { Ok((frac, shift as u32)) }
+        };
+        let place = model.positions.as_ref().map(place).transpose()?;
         let embedding = EmbeddingSpec {
             hidden: d,
             vocab,
@@ -112,9 +124,15 @@ impl Ends {
             weight_bits: END_BITS,
             stream_bits,
             shift: shift as u32,
-            position_shift: None,
+            position_shift: place.map(|(_, shift)| shift),
+            centred: config.norm == Norm::Centred,
         };
         let matrix = transposed(&model.embedding, f64::from(frac).exp2());
+        let learned = model.positions.as_ref().zip(place).map(|(p, (frac, _))| {
+            let unit = f64::from(frac).exp2();
+            let data = p.data.iter().map(|&v| (f64::from(v) * unit).round() as i16).collect();
+            Matrix { rows: p.outputs, cols: p.inputs, data: Arc::new(data) }
+        });
 
         let norm_frac = (c.rsqrt_bits - c.norm_shift) as i32;
         let gain = model.final_norm.matrix();
@@ -128,10 +146,20 @@ impl Ends {
         }
         let gain_shift = to_shift(gain_frac).min(15);
         let scale = root * f64::from(gain_frac + gain_shift - norm_frac).exp2();
-        let gain = transposed(&gain, scale);
+        let mut gain = transposed(&gain, scale);
+        let gain_bias = model.final_bias.as_ref().map(|bias| {
+            let raw = |b: f32| f64::from(b) * f64::from(gain_frac + gain_shift).exp2();
+            let most = bias.iter().fold(0.0f64, |max, &b| max.max(raw(b).abs()));
+            let shift = (most / weight).max(1.0).log2().ceil() as u32;
+            let integer = |&b: &f32| (raw(b) * (-f64::from(shift)).exp2()).round() as i16;
+            Arc::make_mut(&mut gain.data).extend(bias.iter().map(integer));
+            gain.rows += 1;
+            shift
+        });
         let head = HeadSpec {
             norm: spec.norm(),
             gain_shift: gain_shift as u32,
+            gain_bias,
             vocab,
             tokens: spec.tokens,
             positions,
@@ -147,15 +175,19 @@ impl Ends {
         Ok(Ends {
             embedding,
             head,
-            embedding_weights: EmbeddingWeights { matrix, positions: None },
+            embedding_weights: EmbeddingWeights { matrix, positions: learned },
             head_weights: HeadWeights { gain, matrix: head_matrix },
             gain_frac,
             logit_frac: gain_frac + head_frac,
         })
     }
 
-    /// The same ends for proofs of `tokens` tokens.
+    /// The same ends for proofs of `tokens` tokens; padding beyond the model's context has position zero.
     pub fn with_tokens(mut self, tokens: usize) -> Self {
+        if let Some(positions) = self.embedding_weights.positions.as_mut().filter(|p| p.rows < tokens) {
+            Arc::make_mut(&mut positions.data).resize(tokens * positions.cols, 0);
+            positions.rows = tokens;
+        }
         self.embedding.tokens = tokens;
         self.head.tokens = tokens;
         self

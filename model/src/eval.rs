@@ -4,7 +4,7 @@ use lamina_circuits::{
     executor::{ExecError, Site, Trace, execute},
     head::HeadTrace,
     model::Part,
-    spec::Activations,
+    spec::{Activations, Scales},
 };
 use serde::Serialize;
 
@@ -12,7 +12,7 @@ use crate::{
     error::{EvalError, ForwardError},
     forward::{FloatRun, FloatTrace, arg_max, check_ids},
     model::Model,
-    quantise::{QuantisedModel, SiteHeadroom},
+    quantise::{QuantisedModel, SiteHeadroom, occurs},
 };
 
 /// Error of one site over all layers and real tokens, in the model's own units.
@@ -238,28 +238,29 @@ impl Errors {
 }
 
 /// Largest magnitude at each site of a pass, padding included: what has to fit.
-fn raise(room: &mut [SiteHeadroom], trace: &Trace) {
+fn raise(room: &mut [SiteHeadroom], scales: &Scales, trace: &Trace) {
     let attention = &trace.attention;
-    let values: [&[i32]; 18] = [
-        &trace.x,
-        &trace.norm1.n.q,
-        &trace.query.q,
-        &trace.key.q,
-        &trace.value.q,
-        &trace.query_rotary.q,
-        &trace.key_rotary.q,
-        &attention.max,
-        &attention.distance,
-        &attention.prob.q,
-        &trace.mix.q,
-        &trace.middle.q,
-        &trace.norm2.n.q,
-        &trace.gate.q,
-        &trace.up.q,
-        &trace.silu,
-        &trace.glu.q,
-        &trace.output.q,
+    let values: [(Site, &[i32]); 18] = [
+        (Site::Input, &trace.x),
+        (Site::AttnNorm, &trace.norm1.n.q),
+        (Site::Query, &trace.query.q),
+        (Site::Key, &trace.key.q),
+        (Site::Value, &trace.value.q),
+        (Site::QueryRotary, &trace.query_rotary.q),
+        (Site::KeyRotary, &trace.key_rotary.q),
+        (Site::Score, &attention.max),
+        (Site::ScoreDistance, &attention.distance),
+        (Site::Probability, &attention.prob.q),
+        (Site::Mix, &trace.mix.q),
+        (Site::Middle, &trace.middle.q),
+        (Site::FfnNorm, &trace.norm2.n.q),
+        (Site::Gate, &trace.gate.q),
+        (Site::Up, &trace.up.q),
+        (Site::Activated, &trace.activated),
+        (Site::Glu, &trace.glu.q),
+        (Site::Output, &trace.output.q),
     ];
+    let values = values.into_iter().filter(|(site, _)| occurs(*site, scales)).map(|(_, values)| values);
     for (site, values) in room.iter_mut().zip(values) {
         site.raise(values);
     }
@@ -287,7 +288,7 @@ const SITES: [Site; 15] = [
     Site::FfnNorm,
     Site::Gate,
     Site::Up,
-    Site::Silu,
+    Site::Activated,
     Site::Glu,
     Site::Output,
 ];
@@ -341,7 +342,9 @@ fn compare(
             Site::FfnNorm => add(&float.norm2, &fixed.norm2.n.q, shape.hidden, &|_| norm),
             Site::Gate => add(&copies(&float.gate), &fixed.gate.q, shape.ffn, &|_| unit(c.gate_frac)),
             Site::Up => add(&copies(&float.up), &fixed.up.q, shape.ffn, &|j| f.up[j]),
-            Site::Silu => add(&copies(&float.silu), &fixed.silu, shape.ffn, &|_| unit(c.silu_frac)),
+            Site::Activated => {
+                add(&copies(&float.activated), &fixed.activated, shape.ffn, &|_| unit(c.activated_frac));
+            }
             Site::Glu => add(&copies(&float.glu), &fixed.glu.q, shape.ffn, &|j| f.glu[j]),
             _ => add(&float.output, &fixed.output.q, shape.hidden, &|_| stream),
         }
@@ -367,7 +370,7 @@ impl Sums {
                 .run_block(layer, &x)
                 .map_err(|source| EvalError::Range { part: Part::Layer(layer), source })?;
             compare(&mut self.errors, quantised, layer, &run.layer(layer)?, &fixed, ids.len());
-            raise(&mut self.room, &fixed);
+            raise(&mut self.room, &quantised.spec.scales, &fixed);
             x = fixed.output.q;
         }
         let (d, vocab) = (model.config.shape.hidden, model.config.vocab);
@@ -403,7 +406,9 @@ pub fn eval(model: &Model, quantised: &QuantisedModel, ids: &[u32]) -> Result<Ev
     let layers = model.blocks.len();
     let windows: Vec<&[u32]> = ids.chunks(quantised.spec.tokens).filter(|window| window.len() > 1).collect();
     let mut sums = Sums {
-        errors: SITES.iter().map(|&site| Errors { site, layers: vec![Error::default(); layers] }).collect(),
+        errors: (SITES.into_iter().filter(|&site| occurs(site, &quantised.spec.scales)))
+            .map(|site| Errors { site, layers: vec![Error::default(); layers] })
+            .collect(),
         room: quantised.headroom.iter().map(|site| SiteHeadroom { largest: 0.0, ..site.clone() }).collect(),
         ..Sums::default()
     };

@@ -1,4 +1,4 @@
-//! Llama-architecture models made ready for proofs: import, tokenizer, float reference, quantisation.
+//! Models of the Llama, Qwen2 and GPT-2 families made ready for proofs: import, tokenizer, float reference, quantisation.
 //!
 //! - [`mod@import`]: safetensors and GGUF files, read as hostile input, into a [`Model`];
 //! - [`bundled()`]: a small trained model that comes with the crate;
@@ -22,7 +22,7 @@ pub mod rotate;
 pub mod tokenizer;
 
 pub use bundled::{bundled, bundled_adder};
-pub use config::Config;
+pub use config::{Config, Family};
 pub use ends::Ends;
 pub use eval::{EvalReport, eval};
 pub use import::import;

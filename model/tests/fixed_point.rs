@@ -3,6 +3,7 @@
 use lamina_circuits::{
     executor::{ExecError, Site},
     model::Part,
+    spec::FeedForward,
 };
 use lamina_model::{
     Model, Options, Rotation, bundled, bundled_adder,
@@ -141,10 +142,15 @@ fn a_rotated_stream_is_the_same_model() {
         for loud in 0..hidden {
             let mut x = vec![0.0; hidden];
             x[loud] = 1.0;
-            let y = Rotation::new(hidden).apply(&x);
-            let length: f32 = y.iter().map(|y| y * y).sum();
-            assert!((length - 1.0).abs() < 1e-5, "{length}");
-            assert!(y.iter().all(|y| y.abs() <= (2.0 / hidden as f32).sqrt() + 1e-6), "{y:?}");
+            for rotation in [Rotation::new(hidden), Rotation::centred(hidden)] {
+                let y = rotation.apply(&x);
+                let length: f32 = y.iter().map(|y| y * y).sum();
+                assert!((length - 1.0).abs() < 1e-5, "{length}");
+                assert!(y.iter().all(|y| y.abs() <= (2.0 / hidden as f32).sqrt() + 1e-6), "{y:?}");
+            }
+            // Without signs, feature 0 is the mean.
+            let mean = Rotation::centred(hidden).apply(&x)[0] / (hidden as f32).sqrt();
+            assert!((mean - 1.0 / hidden as f32).abs() < 1e-6, "{mean}");
         }
     }
 }
@@ -230,7 +236,10 @@ fn padding_is_the_models_own_and_counted() {
 fn out_of_range_values_are_errors_that_name_layer_and_site() {
     let model = model();
     let mut quantised = quantise(&model, &[], &Options::new(16)).expect("random ids calibrate too");
-    quantised.spec.scales.up_shift = 4;
+    let FeedForward::Gated { up_shift, .. } = &mut quantised.spec.scales.feed_forward else {
+        panic!("a Llama")
+    };
+    *up_shift = 4;
     let error = quantised.boundaries(&encode(&model, "Alice was")).expect_err("up overflows");
     let EvalError::Range { part, source: ExecError::OutOfRange { site, .. } } = &error else {
         panic!("{error}")

@@ -442,6 +442,19 @@ pub fn kind_name(circuit: &ModelCircuit) -> &'static str {
     }
 }
 
+/// The family whose operations the blocks have.
+fn family(kinds: &[KindKeys]) -> &'static str {
+    let scales = kinds.iter().find_map(|kind| match kind.circuit.params() {
+        ModelParams::Block(params) => Some(params.spec.scales),
+        ModelParams::Embedding(_) | ModelParams::Head(_) => None,
+    });
+    match scales {
+        Some(scales) if scales.rope.is_none() => "gpt2",
+        Some(scales) if scales.bias.qk.is_some() => "qwen2",
+        _ => "llama",
+    }
+}
+
 /// Assembles a card of slices, each with the index of its kind.
 pub fn card<'c>(
     text: &CardText,
@@ -461,7 +474,7 @@ pub fn card<'c>(
         name: text.name.clone(),
         publisher: text.publisher,
         architecture: Architecture {
-            family: "llama".into(),
+            family: family(kinds).into(),
             source: text.source.clone(),
             layers: text.layers as u32,
         },

@@ -219,7 +219,9 @@ pub struct Published {
 fn matrices(weights: &PartWeights, tied: bool) -> Vec<&Matrix> {
     match weights {
         PartWeights::Embedding(w) => std::iter::once(&w.matrix).chain(&w.positions).collect(),
-        PartWeights::Block(w) => vec![&w.q, &w.k, &w.v, &w.o, &w.gate, &w.up, &w.down],
+        PartWeights::Block(w) => {
+            [&w.q, &w.k, &w.v, &w.o, &w.gate].into_iter().chain(&w.up).chain([&w.down]).collect()
+        }
         PartWeights::Head(w) if tied => vec![&w.gain],
         PartWeights::Head(w) => vec![&w.gain, &w.matrix],
     }
@@ -246,6 +248,8 @@ fn decode_weights(bytes: &[u8], params: &ModelParams, matrix: Option<Matrix>) ->
     if !intact {
         return None;
     }
+    let entries = body.len() / 2;
+    let rest = |read: usize| entries.saturating_sub(read);
     let mut next = |rows: usize, cols: usize| {
         let (data, rest) = body.split_at_checked(2 * rows * cols)?;
         body = rest;
@@ -256,28 +260,21 @@ fn decode_weights(bytes: &[u8], params: &ModelParams, matrix: Option<Matrix>) ->
         ModelParams::Embedding(params) => {
             let (d, s) = (params.spec.hidden, &params.spec);
             let matrix = next(d, s.vocab)?;
-            let positions = match s.position_shift {
-                Some(_) => Some(next(s.tokens, d)?),
+            // As many positions as there are, at least one for each token.
+            let positions = s.position_shift.map(|_| next(rest(d * s.vocab) / d, d));
+            let positions = match positions {
+                Some(positions) => Some(positions.filter(|p| p.rows >= s.tokens)?),
                 None => None,
             };
             PartWeights::Embedding(EmbeddingWeights { matrix, positions })
         }
         ModelParams::Block(params) => {
-            let s = &params.spec.shape;
-            let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-            PartWeights::Block(BlockWeights {
-                q: next(s.hidden, q)?,
-                k: next(s.hidden, kv)?,
-                v: next(s.hidden, kv)?,
-                o: next(q, s.hidden)?,
-                gate: next(s.hidden, s.ffn)?,
-                up: next(s.hidden, s.ffn)?,
-                down: next(s.ffn, s.hidden)?,
-            })
+            let made = BlockWeights::build(&params.spec, |_, rows, cols| next(rows, cols).ok_or(()));
+            PartWeights::Block(made.ok()?)
         }
         ModelParams::Head(params) => {
             let d = params.spec.norm.hidden;
-            let gain = next(d, d)?;
+            let gain = next(params.spec.gain_features(), d)?;
             let matrix = match matrix {
                 Some(matrix) => matrix,
                 None => next(d, params.spec.vocab)?,

@@ -122,10 +122,12 @@ fn random(arguments: &ModelShapeArgs) -> Result<IntegerModel> {
         stream_bits: norm.act_bits + norm.residual_lo_bits,
         shift: 2,
         position_shift: None,
+        centred: false,
     };
     let head = HeadSpec {
         norm,
         gain_shift: 15,
+        gain_bias: None,
         vocab: arguments.vocab,
         tokens: arguments.tokens,
         positions: arguments.new_tokens,
