@@ -36,7 +36,7 @@ use crate::{
     boundary::{BoundaryShape, active_rows},
     bounds::{SpecError, require},
     executor::{ExecError, expect_size},
-    integers::column_sums,
+    integers::{column_sums, strided_sums},
     layout::LayoutError,
     logup::{ARITY, LogUp, running_sum, signed},
     matrix::MatrixShape,
@@ -658,12 +658,14 @@ impl EmbeddingWitness {
         for j in 1..matrix.features {
             powers[j] = powers[j - 1] * gamma;
         }
-        let all = map_rows(layout.spec.vocab, |id| {
-            let column = &self.weights[id % matrix.lanes];
-            let row = |j: usize| j * matrix.blocks + id / matrix.lanes;
-            let read = powers.iter().enumerate().skip(layout.spec.first_feature());
-            read.map(|(j, p)| signed(column[row(j)].into()) * p).sum::<Fr>()
+        // Entry `b` of lane `l` is id `b lanes + l`.
+        let read = layout.matrix_rows();
+        let skipped = layout.spec.first_feature();
+        let lanes = map_rows(matrix.lanes, |l| {
+            strided_sums(&powers[skipped..], &self.weights[l], read.start, matrix.blocks)
         });
+        let all: Vec<Fr> =
+            (0..layout.spec.vocab).map(|id| lanes[id % matrix.lanes][id / matrix.lanes]).collect();
         #[cfg_attr(not(feature = "cheat"), expect(unused_mut, reason = "cheats add to the rows"))]
         let mut rows: Vec<Vec<Fr>> = all
             .chunks(layout.table_rows)

@@ -170,6 +170,12 @@ pub enum ImportError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TokenizerError {
+    /// A symbol is not in the vocabulary.
+    #[error("`{symbol}` is not in the model's vocabulary")]
+    Unknown {
+        /// The symbol.
+        symbol: String,
+    },
     /// The description does not parse.
     #[error("the tokenizer does not parse: {source}")]
     Parse {

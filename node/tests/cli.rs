@@ -100,8 +100,8 @@ fn bad_models_exit_with_2_and_say_what_to_do() {
             String::from_utf8(bytes).expect("text").replace(from, to).into_bytes()
         }
     };
-    let gpt = copy("gpt", &replace("config.json", "\"model_type\": \"llama\"", "\"model_type\": \"gpt2\""));
-    folder.lamina(&["plan", "--model", text(&gpt)]).exits(2).says("gpt2");
+    let gpt = copy("gpt", &replace("config.json", "\"model_type\": \"llama\"", "\"model_type\": \"mamba\""));
+    folder.lamina(&["plan", "--model", text(&gpt)]).exits(2).says("mamba");
     let wide =
         copy("wide", &replace("config.json", "\"intermediate_size\": 32", "\"intermediate_size\": 40"));
     folder.lamina(&["plan", "--model", text(&wide)]).exits(2).says("tensor `");

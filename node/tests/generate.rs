@@ -247,7 +247,7 @@ fn prompts_that_cannot_be_answered_say_why() {
     let model = adder();
     generate(&folder, "1+2=3+4=5", "a", &[]).exits(2).says("the published circuit is for 5");
     generate(&folder, "", "a", &[]).exits(2).says("the prompt is empty");
-    generate(&folder, "hello", "a", &[]).exits(2);
+    generate(&folder, "hello", "a", &[]).exits(2).says("`h` is not in the model's vocabulary");
     generate(&folder, "1+2=", "a", &["--max-tokens", "3"]).exits(2).says("--answer 3");
     let bare = ["generate", "--model", text(&model), "--prompt", "1+2=", "--prove", "--out", "a"];
     folder.lamina(&bare).exits(4).says("lamina publish --model");
