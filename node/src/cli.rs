@@ -204,7 +204,7 @@ The timed proof is always verified; `verified` in the result says so.
   lamina bench shape --hidden 768 --ffn 3072 --heads 12 --kv-heads 12 --tokens 64 --json
   lamina bench shape --hidden 128 --ffn 344 --heads 4 --kv-heads 2 --tokens 32 --stock
   lamina bench generate --model SmolLM2.gguf --prompt-tokens 24 --new-tokens 8 --json
-  lamina bench model-shape --layers 12 --hidden 768 --ffn 3072 --heads 12 --vocab 50257 --tokens 16")]
+  lamina bench model-shape --arch gpt2 --layers 12 --hidden 768 --ffn 3072 --heads 12 --vocab 50257 --tokens 16")]
     Bench {
         /// What to time.
         #[command(subcommand)]
@@ -538,9 +538,23 @@ pub struct BenchGenerateArgs {
     pub publish: bool,
 }
 
+/// Whose operations a model of random weights has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Arch {
+    /// Gated SiLU layers, rotary positions
+    Llama,
+    /// Plain GELU layers, learned positions, biases
+    Gpt2,
+    /// As llama, with biases of queries, keys and values
+    Qwen2,
+}
+
 /// `lamina bench model-shape`.
 #[derive(Clone, Debug, Args)]
 pub struct ModelShapeArgs {
+    /// Whose operations
+    #[arg(long, value_name = "NAME", value_enum, default_value = "llama")]
+    pub arch: Arch,
     /// Blocks
     #[arg(long, value_name = "N", value_parser = positive)]
     pub layers: usize,
@@ -573,6 +587,9 @@ pub struct ModelShapeArgs {
 /// `lamina bench shape`.
 #[derive(Clone, Debug, Args)]
 pub struct ShapeArgs {
+    /// Whose operations
+    #[arg(long, value_name = "NAME", value_enum, default_value = "llama")]
+    pub arch: Arch,
     /// Width of the residual stream
     #[arg(long, value_name = "D", value_parser = positive)]
     pub hidden: usize,
@@ -582,9 +599,9 @@ pub struct ShapeArgs {
     /// Query heads
     #[arg(long, value_name = "H", value_parser = positive)]
     pub heads: usize,
-    /// Key and value heads; divides the query heads
+    /// Key and value heads, a divisor of the query heads; as many as those if absent
     #[arg(long, value_name = "K", value_parser = positive)]
-    pub kv_heads: usize,
+    pub kv_heads: Option<usize>,
     /// Tokens
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
     pub tokens: usize,

@@ -7,7 +7,7 @@ use lamina_circuits::{
     assign::BlockWitness,
     model::{ModelCircuit, ModelParams, Part},
     plan::Plan,
-    spec::{Activations, BlockSpec, BlockWeights, Shape},
+    spec::{Activations, BlockSpec, BlockWeights, Scales, Shape},
     testing,
 };
 use lamina_prover::{Backend, Cpu, link::Draft, stock};
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Session,
-    cli::{BenchCommand, ShapeArgs, TimingArgs},
+    cli::{Arch, BenchCommand, ShapeArgs, TimingArgs},
     commands::bench_model,
     engine::{
         self, Boundary, CardText, Envelope, LoadedCard, PartTrace, PartWeights, Pass, RangeProver,
@@ -127,18 +127,26 @@ pub fn show(session: &Session, value: &Value, names: &[&str]) -> Result<()> {
         .try_for_each(|name| session.output.line(format!("{name:<20}{}", text(name))))
 }
 
+impl Arch {
+    /// Scales for random weights at real shapes.
+    pub fn scales(self, hidden: usize) -> Scales {
+        let scales = testing::wide_scales(hidden);
+        match self {
+            Arch::Llama => scales,
+            Arch::Gpt2 => testing::like_gpt2(scales),
+            Arch::Qwen2 => testing::like_qwen2(scales),
+        }
+    }
+}
+
 /// A block of random weights.
 fn random(arguments: &ShapeArgs) -> Result<Subject> {
     let head_dim = arguments.head_dim.unwrap_or(arguments.hidden / arguments.heads);
-    let shape = Shape {
-        hidden: arguments.hidden,
-        ffn: arguments.ffn,
-        heads: arguments.heads,
-        kv_heads: arguments.kv_heads,
-        head_dim,
-    };
+    let kv_heads = arguments.kv_heads.unwrap_or(arguments.heads);
+    let shape =
+        Shape { hidden: arguments.hidden, ffn: arguments.ffn, heads: arguments.heads, kv_heads, head_dim };
     let spec = BlockSpec {
-        scales: testing::wide_scales(shape.hidden),
+        scales: arguments.arch.scales(shape.hidden),
         shape,
         weight_bits: arguments.weight_bits,
         tokens: arguments.tokens,
@@ -148,8 +156,8 @@ fn random(arguments: &ShapeArgs) -> Result<Subject> {
     let bound = (1i32 << (arguments.weight_bits - 1)) - 1;
     Ok(Subject {
         name: format!(
-            "random {}x{} heads {}/{} of {head_dim}",
-            arguments.hidden, arguments.ffn, arguments.heads, arguments.kv_heads
+            "random {:?} {}x{} heads {}/{kv_heads} of {head_dim}",
+            arguments.arch, arguments.hidden, arguments.ffn, arguments.heads
         ),
         layer: None,
         weights: testing::weights(spec, 1, bound),

@@ -21,7 +21,7 @@ use serde_json::json;
 
 use crate::{
     Session,
-    cli::{BenchGenerateArgs, ModelShapeArgs},
+    cli::{Arch, BenchGenerateArgs, ModelShapeArgs},
     commands::{
         bench::{machine, peak_rss_bytes, show},
         generate,
@@ -86,8 +86,8 @@ pub fn generate(session: &Session, arguments: &BenchGenerateArgs) -> Result<()> 
 /// No layout fits the shape, or the timed bundle does not verify.
 pub fn shape(session: &Session, arguments: &ModelShapeArgs) -> Result<()> {
     let name = format!(
-        "random, {} blocks of {}x{}, heads {}, vocabulary {}",
-        arguments.layers, arguments.hidden, arguments.ffn, arguments.heads, arguments.vocab
+        "random {:?}, {} blocks of {}x{}, heads {}, vocabulary {}",
+        arguments.arch, arguments.layers, arguments.hidden, arguments.ffn, arguments.heads, arguments.vocab
     );
     let key = Hasher::new("bench-shape").bytes(format!("{arguments:?}").as_bytes()).digest();
     let root = session.cache.folder().join("bench").join(key.to_string());
@@ -108,12 +108,13 @@ fn random(arguments: &ModelShapeArgs) -> Result<IntegerModel> {
         head_dim: arguments.hidden / heads,
     };
     let block = BlockSpec {
-        scales: testing::wide_scales(shape.hidden),
+        scales: arguments.arch.scales(shape.hidden),
         shape,
         weight_bits: RANDOM_BITS,
         tokens: arguments.tokens,
     };
     let norm = block.norm();
+    let gpt2 = arguments.arch == Arch::Gpt2;
     let embedding = EmbeddingSpec {
         hidden: arguments.hidden,
         vocab: arguments.vocab,
@@ -121,13 +122,13 @@ fn random(arguments: &ModelShapeArgs) -> Result<IntegerModel> {
         weight_bits: RANDOM_BITS,
         stream_bits: norm.act_bits + norm.residual_lo_bits,
         shift: 2,
-        position_shift: None,
-        centred: false,
+        position_shift: gpt2.then_some(2),
+        centred: gpt2,
     };
     let head = HeadSpec {
         norm,
         gain_shift: 15,
-        gain_bias: None,
+        gain_bias: gpt2.then_some(3),
         vocab: arguments.vocab,
         tokens: arguments.tokens,
         positions: arguments.new_tokens,
@@ -137,8 +138,7 @@ fn random(arguments: &ModelShapeArgs) -> Result<IntegerModel> {
     let params = AllParams { embedding: plan.embedding, block: plan.block.params, head: plan.head };
     let bound = (1i32 << (RANDOM_BITS - 1)) - 1;
     let first = testing::embedding_weights(&params.embedding.spec, 1, bound);
-    // Gains that keep normalised features in the range of activations.
-    let mut last = testing::head_weights(&params.head.spec, 2, 1 << 11);
+    let mut last = testing::head_weights(&params.head.spec, 2, bound);
     last.matrix = first.matrix.clone();
     let mut weights = BTreeMap::from([
         (Part::Embedding, PartWeights::Embedding(first)),
