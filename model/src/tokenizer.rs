@@ -54,11 +54,21 @@ impl TextTokenizer {
         contained(|| self.library.to_string(false)).map_err(|source| TokenizerError::Parse { source })
     }
 
-    /// Token ids of `text`.
+    /// Token ids of `text`; symbols that the vocabulary lacks become the id for unknown ones, where there is such an id.
     ///
     /// # Errors
-    /// The text holds a symbol that the vocabulary lacks.
+    /// The text holds a symbol that the vocabulary can't express.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = contained(|| self.library.encode_fast(text, false))
+            .map_err(|source| TokenizerError::Encode { source })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Token ids of a text that the vocabulary expresses whole: a prompt, of which no symbol may be lost.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Unknown`] names the first symbol that the vocabulary lacks.
+    pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
         let encoding = contained(|| self.library.encode(text, false))
             .map_err(|source| TokenizerError::Encode { source })?;
         let ids = encoding.get_ids();
