@@ -61,6 +61,7 @@ pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
 
     let folder = Folder::new(&parts_folder(out));
     folder.create()?;
+    files::sweep(files::folder_of(out));
     let bar = Bar::new(&session.output, "generating", slices.len() + 2);
     bar.begin(0, "reference string")?;
     let srs = published.srs(session)?;
@@ -336,6 +337,7 @@ pub mod join {
     /// boundaries differ: which part, and why.
     pub fn run(session: &Session, arguments: &JoinArgs) -> Result<()> {
         files::check_free(&arguments.out, session.existing)?;
+        files::sweep(files::folder_of(&arguments.out));
         let (_, card) = publication::read_card(&arguments.card, lamina_verifier::card::InsecureSrs::Accept)?;
         let parts = publication::parts_of(&card)?;
         let mut first: Option<(PathBuf, Statement)> = None;
