@@ -197,14 +197,13 @@ fn published(arguments: &GenerateArgs) -> Result<Published> {
     Published::load(&folder)
 }
 
-/// Cores that one proof keeps busy: more slices at a time than cores over this only take turns.
+/// Cores that one proof keeps busy: with fewer, slices proved at a time take turns.
 const CORES_A_SLICE: usize = 8;
 
-/// How many slices are proved at a time.
+/// How many slices are proved at a time: as many as fit the memory that was allowed, at most one a core.
 fn jobs(published: &Published, memory: Option<f64>) -> Result<usize> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let wanted = (cores / CORES_A_SLICE).max(1);
-    let Some(gigabytes) = memory else { return Ok(wanted) };
+    let Some(gigabytes) = memory else { return Ok((cores / CORES_A_SLICE).max(1)) };
     let needed = published.expected_bytes()? as f64 / 1e9;
     if gigabytes < needed {
         return Err(Failure::new(
@@ -215,7 +214,7 @@ fn jobs(published: &Published, memory: Option<f64>) -> Result<usize> {
             ),
         ));
     }
-    Ok(wanted.min((gigabytes / needed) as usize))
+    Ok(cores.min((gigabytes / needed) as usize))
 }
 
 fn most_tokens(asked: Option<usize>, whole: &Whole) -> Result<usize> {
