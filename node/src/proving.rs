@@ -38,6 +38,7 @@ use crate::{
     engine::{self, Boundary, PartTrace, PartWeights, Pass, SliceProver, milliseconds},
     failure::{Classify, Failure, Kind, Result},
     files::{self, Access, Existing},
+    ids,
     output::grouped,
     progress::{Bar, check_interrupted},
     publication::{MAX_PROOF_BYTES, Published},
@@ -190,6 +191,18 @@ impl Folder {
         }
         let bytes = files::read(&path, 1 << 20)?;
         Ok(Some(serde_json::from_slice(&bytes).context(path.display())?))
+    }
+
+    /// The request that the folder's proofs answer: as given, as before, or a fresh one.
+    ///
+    /// # Errors
+    /// The statement that is there cannot be read; no entropy.
+    pub fn request(&self, given: Option<&str>, existing: Existing) -> Result<RequestId> {
+        if let Some(text) = given {
+            return Ok(ids::request(text));
+        }
+        let before = if existing == Existing::Keep { self.read_statement()? } else { None };
+        before.map_or_else(ids::fresh_request, |before| Ok(before.request))
     }
 
     /// Writes what the folder's proofs are of, or finds the same there.

@@ -69,12 +69,7 @@ pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
     let Decoded { answer, pass, streams, .. } =
         decode::greedy(&published.model()?, &whole, &prompt, most, &bar)?;
 
-    let before = if session.existing == Existing::Keep { folder.read_statement()? } else { None };
-    let request = match (&arguments.request, &before) {
-        (Some(text), _) => ids::request(text),
-        (None, Some(before)) => before.request,
-        (None, None) => ids::fresh_request()?,
-    };
+    let request = folder.request(arguments.request.as_deref(), session.existing)?;
     let statement = Statement {
         model: published.loaded.model(),
         request,
