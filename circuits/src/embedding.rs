@@ -559,10 +559,13 @@ impl SliceCircuit for EmbeddingCircuit {
             return Err(RefusedParams { reason: "the embedding has too many weight columns" });
         }
         match params.layout() {
-            Ok(layout) if layout.table_columns > MAX_COLUMNS => {
-                Err(RefusedParams { reason: "the embedding has too many rows for its k" })
+            Ok(layout) => {
+                let linked = params.weight_lanes.saturating_add(2 * layout.boundary.columns);
+                if layout.table_columns.saturating_add(linked) > MAX_COLUMNS {
+                    return Err(RefusedParams { reason: "the embedding has too many columns" });
+                }
+                Ok(())
             }
-            Ok(_) => Ok(()),
             Err(LayoutError::Spec(_)) => {
                 Err(RefusedParams { reason: "the embedding's specification breaks a static bound" })
             }

@@ -35,6 +35,8 @@ pub const ALL: &[&str] = &[
     "select/1",
     "argmax/1",
     "argmax/2",
+    "logits/1",
+    "logits/2",
     "embed/1",
     "embed/2",
     "embed/3",

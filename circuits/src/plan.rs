@@ -353,7 +353,7 @@ impl EndPlan {
         let chunk = cs.degree().saturating_sub(2).max(1);
         let columns = ColumnCounts {
             weights: HeadCircuit::linked(params).weights.len(),
-            boundary: b + 1,
+            boundary: b + layout.outputs(),
             cells: head::rows::SLOTS * layout.lanes,
             multiplicities: m,
             accumulators: 7 + b,

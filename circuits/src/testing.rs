@@ -144,7 +144,16 @@ pub fn head_params(
 ) -> HeadParams {
     let shape = Shape { hidden, ffn: 1, heads: 1, kv_heads: 1, head_dim: 2 };
     let norm = params(shape, tokens, 1, 9).spec.norm();
-    let spec = HeadSpec { norm, gain_shift: 4, gain_bias: None, vocab, tokens, positions, weight_bits: 8 };
+    let spec = HeadSpec {
+        norm,
+        gain_shift: 4,
+        gain_bias: None,
+        vocab,
+        tokens,
+        positions,
+        weight_bits: 8,
+        open_logits: None,
+    };
     HeadParams { spec, chunks, weight_lanes, k: 9 }
 }
 

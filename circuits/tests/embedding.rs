@@ -304,7 +304,7 @@ fn unsound_specifications_are_refused() {
     };
     assert!(matches!(bad(&one), LayoutError::Rows { needed: 2, available: 1, .. }));
     // Layouts that exist, but ask a verifier for too many columns.
-    for (vocab, weight_lanes, k) in [(5000, 4097, 6), (36_000, 4000, 4)] {
+    for (vocab, weight_lanes, k) in [(5000, 4097, 6), (36_000, 4000, 4), (5000, 4096, 6)] {
         let spec = EmbeddingSpec { hidden: 1, vocab, tokens: 1, ..tiny.spec.clone() };
         let params = EmbeddingParams { spec, weight_lanes, k };
         EmbeddingCircuit::check(&params).unwrap_err();

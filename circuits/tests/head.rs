@@ -123,6 +123,12 @@ fn biased(mut params: HeadParams) -> HeadParams {
     params
 }
 
+/// The same head with open logits.
+fn open(mut params: HeadParams) -> HeadParams {
+    params.spec.open_logits = Some(3);
+    params
+}
+
 fn shapes() -> Vec<HeadParams> {
     vec![
         testing::tiny_head(),
@@ -131,6 +137,8 @@ fn shapes() -> Vec<HeadParams> {
         testing::head_params(5, 23, 130, 4, 1, 2),
         biased(testing::tiny_head()),
         biased(testing::head_params(3, 12, 4, 2, 4, 2)),
+        open(testing::tiny_head()),
+        open(testing::head_params(2, 1, 1, 1, 1, 1)),
     ]
 }
 
@@ -162,7 +170,8 @@ fn every_cell_is_constrained() {
     // Small: each of its cells is a run of all gates.
     let params = HeadParams { k: 7, ..testing::head_params(3, 7, 3, 2, 2, 3) };
     cells_are_constrained(&params);
-    cells_are_constrained(&biased(params));
+    cells_are_constrained(&biased(params.clone()));
+    cells_are_constrained(&open(params));
 }
 
 fn cells_are_constrained(params: &HeadParams) {
@@ -210,8 +219,21 @@ fn cells_are_constrained(params: &HeadParams) {
     for position in 0..2 * params.spec.positions {
         for change in [1, -1] {
             let mut cheat = bench.honest.clone();
-            Arc::make_mut(&mut cheat.output)[position] += change;
+            Arc::make_mut(&mut cheat.output[0])[position] += change;
             assert_eq!(bench.violated(&cheat), ["copy"], "output {position}");
+        }
+    }
+    // Every open logit; what stands elsewhere in those columns is the verifier's choice.
+    for (column, at) in (1..layout.outputs()).flat_map(|c| (layout.logits..layout.max).map(move |at| (c, at)))
+    {
+        let (part, lane) = ((column - 1) / layout.lanes, (column - 1) % layout.lanes);
+        for change in [1, -1] {
+            let mut cheat = bench.honest.clone();
+            Arc::make_mut(&mut cheat.output[column])[at] += change;
+            let there =
+                layout.kind(at).is_some_and(|kind| lane < layout.chunks_of(kind) * params.spec.positions);
+            let expected = if there { vec![["logits/1", "logits/2"][part]] } else { vec![] };
+            assert_eq!(bench.violated(&cheat), expected, "logits, column {column} row {at}");
         }
     }
     for token in 0..params.spec.tokens {
@@ -260,15 +282,53 @@ fn a_wrong_arg_max_is_rejected() {
         let (from, to) = (bench.logit(1, 3), bench.logit(1, wrong));
         add(&mut cheat, from.0, F, from.1, -1);
         add(&mut cheat, to.0, F, to.1, 1);
-        Arc::make_mut(&mut cheat.output)[3] = wrong as i32 + 1;
+        Arc::make_mut(&mut cheat.output[0])[3] = wrong as i32 + 1;
         let ids = bench.violated(&cheat);
         let expected = if wrong == 6 { vec!["copy"] } else { vec!["argmax/2", "copy"] };
         assert_eq!(ids, expected, "flag at {wrong}");
     }
     // Only the id in the boundary.
     let mut cheat = bench.honest.clone();
-    Arc::make_mut(&mut cheat.output)[3] = 7;
+    Arc::make_mut(&mut cheat.output[0])[3] = 7;
     assert_eq!(bench.violated(&cheat), ["copy"]);
+}
+
+// S7: a client that samples would choose otherwise; two distances exchanged, or shifted between limbs.
+#[test]
+fn wrong_open_logits_are_rejected() {
+    let params = open(testing::tiny_head());
+    let bench = Bench::new(&params, 5);
+    let layout = &bench.circuit.layout;
+    let (vocab, gaps) = (params.spec.vocab, bench.trace.gaps());
+    for (position, row) in gaps.chunks(vocab).enumerate() {
+        let logits = &bench.trace.logits[position * vocab..(position + 1) * vocab];
+        let best = bench.trace.tokens[position] as usize;
+        assert!(row.iter().zip(logits).all(|(&gap, &logit)| gap as i64 == logits[best] - logit));
+    }
+    let columns: Vec<Vec<i32>> = bench.honest.output.iter().map(|column| column.to_vec()).collect();
+    assert_eq!(layout.gaps(&columns), Some(gaps.clone()));
+    assert_eq!(layout.gaps(&columns[1..]), None);
+    let lied = |gaps: &[u64]| {
+        let mut cheat = bench.honest.clone();
+        let columns = layout.output(&bench.trace.positions, &bench.trace.tokens, gaps);
+        cheat.output = columns.into_iter().map(Arc::new).collect();
+        bench.violated(&cheat)
+    };
+    assert_eq!(lied(&gaps), Vec::<&str>::new());
+    let best = bench.trace.tokens[0] as usize;
+    let other = (best + 1) % vocab;
+    let mut swapped = gaps.clone();
+    swapped.swap(other, (best + 2) % vocab);
+    assert_eq!(lied(&swapped), ["logits/1"]);
+    let mut closer = gaps.clone();
+    closer[other] -= 1;
+    assert_eq!(lied(&closer), ["logits/1"]);
+    // As much more in the upper limb as is less below it, which no honest split gives.
+    let mut cheat = bench.honest.clone();
+    let (at, lane) = bench.logit(0, other);
+    Arc::make_mut(&mut cheat.output[1 + lane])[at] -= 1 << (2 * params.spec.norm.limb_bits);
+    Arc::make_mut(&mut cheat.output[1 + layout.lanes + lane])[at] += 1;
+    assert_eq!(bench.violated(&cheat), ["logits/1", "logits/2"]);
 }
 
 // One unit of a logit, not of a weight: the true maximum is one above the claimed one.
@@ -371,13 +431,13 @@ fn positions_are_those_of_the_boundary() {
     positions[1] = 0;
     let trace = execute_head(&params.spec, &bench.weights, &bench.trace.x, &positions).unwrap();
     let mut cheat = bench.claim(&trace);
-    Arc::make_mut(&mut cheat.output)[1] = 2;
+    Arc::make_mut(&mut cheat.output[0])[1] = 2;
     assert_eq!(bench.violated(&cheat), ["copy"]);
     // The choice moved, the stream kept.
     let mut cheat = bench.claim(&trace);
     add(&mut cheat, layout.select, F, 1, -1);
     add(&mut cheat, layout.select + 2, F, 1, 1);
-    Arc::make_mut(&mut cheat.output)[1] = 2;
+    Arc::make_mut(&mut cheat.output[0])[1] = 2;
     assert_eq!(bench.violated(&cheat), ["copy"]);
     // 2 * token 1 - token 0 for position 2.
     let mut cheat = bench.claim(&trace);
@@ -498,6 +558,12 @@ fn unsound_specifications_are_refused() {
     assert!(matches!(bad(&|p| p.spec.positions = 0), LayoutError::Spec(_)));
     assert!(matches!(bad(&|p| p.spec.norm.hidden = 0), LayoutError::Spec(_)));
     assert!(matches!(bad(&|p| p.chunks = 0), LayoutError::Lanes { .. }));
+    assert!(matches!(bad(&|p| p.spec.open_logits = Some(65)), LayoutError::Spec(_)));
+    // A layout that exists, but asks a verifier for too many columns: 4 a lane, 6 with open logits.
+    let wide = HeadParams { chunks: 4, k: 12, ..testing::head_params(2, 8, 256, 200, 4, 8) };
+    HeadCircuit::check(&wide).unwrap();
+    let refused = HeadCircuit::check(&open(wide)).unwrap_err();
+    assert_eq!(refused.reason, "the head has too many columns");
     assert!(matches!(bad(&|p| p.chunks = usize::MAX / 2), LayoutError::Lanes { .. }));
     assert!(matches!(bad(&|p| p.weight_lanes = 0), LayoutError::Rows { .. }));
     assert!(matches!(bad(&|p| p.spec.vocab = 1 << 20), LayoutError::Rows { .. }));
@@ -525,6 +591,7 @@ fn a_gpt2_small_fits() {
         tokens: 64,
         positions: 8,
         weight_bits: 16,
+        open_logits: None,
     };
     let embedding = EmbeddingSpec {
         hidden: 768,
@@ -555,6 +622,7 @@ fn both_ends_of_a_real_model_fit_with_one_matrix_layout() {
         tokens: 32,
         positions: 8,
         weight_bits: 16,
+        open_logits: None,
     };
     let embedding = EmbeddingSpec {
         hidden: 576,

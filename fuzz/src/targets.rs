@@ -18,6 +18,7 @@ use lamina_verifier::{
     envelope::Envelope,
     hash::{NodeId, RequestId},
     key::{SliceKey, key_digest, write_key},
+    logits::Logits,
     srs::VerifierSrs,
     verify::{
         BoundaryExpectation, ChainExpectation, Expectation, PublicationReceipt, verify_chain,
@@ -98,6 +99,7 @@ pub fn seed_envelope() {
         prompt: Prompt::Open(vec![1, 2]),
         padding: 0,
         answer: vec![3],
+        logits: Some(Logits { vocab: 4, gaps: vec![0, 1, 1 << 40, 3] }),
         slices: w.hidden.to_vec(),
     };
     let rest = vec![w.open.clone(), bundle.encode()];

@@ -25,7 +25,7 @@ use crate::{
     error::QuantiseError,
     forward::FinalTrace,
     model::{Linear, Model},
-    quantise::SiteHeadroom,
+    quantise::{Options, SiteHeadroom},
 };
 
 /// Width of the weights of both ends: they hold few of a model's weights, and every token passes them.
@@ -87,13 +87,13 @@ fn transposed(w: &Linear, scale: f64) -> Matrix {
 }
 
 impl Ends {
-    /// Quantises both ends of `model` for blocks of `spec`, the head for `positions` positions.
+    /// Quantises both ends of `model` for blocks of `spec`.
     ///
     /// `act` is the largest magnitude that an activation may have in calibration.
     pub(crate) fn new(
         model: &Model,
         spec: &BlockSpec,
-        positions: usize,
+        options: &Options,
         stats: &EndStats,
         act: f64,
     ) -> Result<Self, QuantiseError> {
@@ -156,29 +156,31 @@ impl Ends {
             gain.rows += 1;
             shift
         });
-        let head = HeadSpec {
-            norm: spec.norm(),
-            gain_shift: gain_shift as u32,
-            gain_bias,
-            vocab,
-            tokens: spec.tokens,
-            positions,
-            weight_bits: END_BITS,
-        };
-        head.check()?;
         let (head_matrix, head_frac) = if config.tied {
             (matrix.clone(), frac)
         } else {
             let frac = room(largest(&model.head), weight);
             (transposed(&model.head, f64::from(frac).exp2()), frac)
         };
+        let logit_frac = gain_frac + head_frac;
+        let head = HeadSpec {
+            norm: spec.norm(),
+            gain_shift: gain_shift as u32,
+            gain_bias,
+            vocab,
+            tokens: spec.tokens,
+            positions: options.positions,
+            weight_bits: END_BITS,
+            open_logits: options.open_logits.then_some(logit_frac),
+        };
+        head.check()?;
         Ok(Ends {
             embedding,
             head,
             embedding_weights: EmbeddingWeights { matrix, positions: learned },
             head_weights: HeadWeights { gain, matrix: head_matrix },
             gain_frac,
-            logit_frac: gain_frac + head_frac,
+            logit_frac,
         })
     }
 

@@ -49,6 +49,8 @@ pub struct Options {
     pub tokens: usize,
     /// Positions whose next token the head proves, at most `tokens`.
     pub positions: usize,
+    /// Whether the head opens all logits, for clients that sample.
+    pub open_logits: bool,
     /// Room left above the largest calibrated value of each site, in bits (0 to 4).
     pub headroom_bits: f64,
     /// Width of the activation table's input: each bit less halves the table.
@@ -73,6 +75,7 @@ impl Options {
             weight_bits: 16,
             tokens,
             positions: tokens.min(Options::DEFAULT_POSITIONS),
+            open_logits: false,
             headroom_bits: Options::DEFAULT_HEADROOM_BITS,
             silu_in_bits: 16,
             extra_channels: 0,
@@ -924,7 +927,7 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
     }
     let mut headroom = headroom(&spec, &layers, &factors, first_max);
     let stats = ends;
-    let ends = Ends::new(model, &spec, options.positions, &stats, act)?;
+    let ends = Ends::new(model, &spec, options, &stats, act)?;
     headroom.extend(ends.headroom(&stats));
     Ok(QuantisedModel {
         config: config.clone(),

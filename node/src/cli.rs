@@ -114,7 +114,7 @@ Interrupted or repeated with the same arguments, it goes on where it stopped.
   lamina publish --model SmolLM2.gguf --tokens 64 --answer 16
   lamina publish --model SmolLM2.gguf --out smol.lamina --layers 0..2 --weight-bits 8 --tokens 64")]
     Publish(PublishArgs),
-    /// Continue a prompt greedily; with --prove, prove every slice and write a bundle
+    /// Continue a prompt; with --prove, prove every slice and write a bundle
     #[command(after_help = "\
 Without --prove: the text that the integer model gives, and no proof.
 
@@ -133,7 +133,11 @@ On several machines, each with the publication and the same --request:
   lamina join --card M.lamina/card.json a.bundle.parts b.bundle.parts --out answer.bundle
 
 --receive takes the boundary between them, with its blinding values, from the other part's secrets.
-With --hide-prompt the ids stay behind commitments; BUNDLE.opening is for the client who asked.")]
+With --hide-prompt the ids stay behind commitments; BUNDLE.opening is for the client who asked.
+
+Clients that sample need a model published with --open-logits: its bundles prove all logits.
+
+  lamina generate ... --sample \"a seed that the client drew\" --temperature 0.8 --top-p 0.95")]
     Generate(GenerateArgs),
     /// Assemble a bundle from parts proved on different machines
     #[command(after_help = "\
@@ -160,8 +164,12 @@ A bundle is verified whole and its text is printed: the tokens are the greedy co
 prompt under the model with this card. With --prompt the prompt must be this one; without, it is
 the bundle's. Slices may come from different nodes; --node asks for one.
 
+Where logits are open, --sample checks that every token was chosen as the client asked, and
+without it the probability of each is shown; --logits writes all of them for a sampler of yours.
+
   lamina verify answer.bundle --card M.lamina/card.json --prompt \"Hello\" --request R
   lamina verify answer.bundle --card M.lamina/card.json --opening answer.bundle.opening --prompt \"Hello\"
+  lamina verify answer.bundle --card M.lamina/card.json --sample \"the seed\" --temperature 0.8 --top-p 0.95
 
 All layers of the card are verified as one chain; fewer are verified one by one, and each
 boundary between neighbours is compared. What is not given as an option is taken from the
@@ -232,6 +240,14 @@ pub struct ModelArgs {
     /// GGUF file, safetensors file or directory; the bundled model if absent
     #[arg(long, value_name = "FILE")]
     pub model: Option<PathBuf>,
+    /// How it becomes integers.
+    #[command(flatten)]
+    pub quantise: QuantiseArgs,
+}
+
+/// How a model becomes integers.
+#[derive(Clone, Debug, Args)]
+pub struct QuantiseArgs {
     /// Bits of a weight
     #[arg(long, value_name = "BITS", default_value_t = 16, value_parser = weight_bits)]
     pub weight_bits: u32,
@@ -241,6 +257,9 @@ pub struct ModelArgs {
     /// Generated tokens that one proof of the head is for
     #[arg(long, value_name = "N", default_value_t = Options::DEFAULT_POSITIONS, value_parser = positive)]
     pub answer: usize,
+    /// Prove all logits of every generated token, for clients that sample; bundles grow by 6 bytes each
+    #[arg(long)]
+    pub open_logits: bool,
     /// Text that the scales are chosen on; a bundled one if absent
     #[arg(long, value_name = "TEXTFILE")]
     pub calibrate: Option<PathBuf>,
@@ -283,24 +302,12 @@ pub struct PublishArgs {
     /// Where the publication goes; `NAME.lamina` here if absent
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Bits of a weight
-    #[arg(long, value_name = "BITS", default_value_t = 16, value_parser = weight_bits)]
-    pub weight_bits: u32,
-    /// Tokens a proof is for; shorter prompts are padded
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
-    pub tokens: usize,
+    /// How it becomes integers.
+    #[command(flatten)]
+    pub quantise: QuantiseArgs,
     /// Layers to publish: `4`, `0..4` (the end is not included) or `2..`
     #[arg(long, value_name = "A..B", value_parser = layers)]
     pub layers: Option<LayerRange>,
-    /// Generated tokens that one proof of the head is for
-    #[arg(long, value_name = "N", default_value_t = Options::DEFAULT_POSITIONS, value_parser = positive)]
-    pub answer: usize,
-    /// Text that the scales are chosen on; a bundled one if absent
-    #[arg(long, value_name = "TEXTFILE")]
-    pub calibrate: Option<PathBuf>,
-    /// Room above the largest value of that text, in bits (0 to 4)
-    #[arg(long, value_name = "BITS", default_value_t = Options::DEFAULT_HEADROOM_BITS)]
-    pub headroom: f64,
     /// Name in the card; the file's name if absent
     #[arg(long)]
     pub name: Option<String>,
@@ -362,6 +369,23 @@ pub struct PromptArgs {
     pub ids: Option<Vec<u32>>,
 }
 
+/// How tokens are chosen from open logits.
+#[derive(Clone, Debug, Args)]
+pub struct SamplingArgs {
+    /// Sample with this seed, any text that the client drew; greedy if absent
+    #[arg(long, value_name = "SEED")]
+    pub sample: Option<String>,
+    /// Divide logits by this first
+    #[arg(long, value_name = "T", default_value_t = 1.0, requires = "sample")]
+    pub temperature: f64,
+    /// Choose among the K most probable tokens; 0 keeps all
+    #[arg(long, value_name = "K", default_value_t = 0, requires = "sample")]
+    pub top_k: usize,
+    /// Choose among the most probable tokens that together have this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0, requires = "sample")]
+    pub top_p: f64,
+}
+
 /// `lamina generate`.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
@@ -377,6 +401,9 @@ pub struct GenerateArgs {
     /// Tokens to generate at most; as many as the published head proves if absent
     #[arg(long, value_name = "N", value_parser = positive)]
     pub max_tokens: Option<usize>,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
     /// Prove it
     #[arg(long)]
     pub prove: bool,
@@ -435,6 +462,12 @@ pub struct VerifyArgs {
     /// The opening of a bundle's hidden prompt; with --prompt or --ids
     #[arg(long, value_name = "FILE")]
     pub opening: Option<PathBuf>,
+    /// How the client asked for tokens to be chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Write a bundle's open logits here (safetensors): distances from the greatest, `[tokens, vocabulary]`
+    #[arg(long, value_name = "FILE")]
+    pub logits: Option<PathBuf>,
     /// Accept a card that uses a development reference string
     #[arg(long)]
     pub allow_insecure_srs: bool,
@@ -551,6 +584,9 @@ pub struct BenchGenerateArgs {
     /// Bits of a weight
     #[arg(long, value_name = "BITS", default_value_t = 16, value_parser = weight_bits)]
     pub weight_bits: u32,
+    /// With a head that opens all logits
+    #[arg(long)]
+    pub open_logits: bool,
     /// Publish with range proofs, and time both
     #[arg(long)]
     pub publish: bool,

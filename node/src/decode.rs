@@ -1,7 +1,10 @@
-//! Greedy decoding in integers: the reference executor, run until prompt and answer agree.
+//! Decoding in integers: the reference executor, run until prompt and answer agree.
 
-use lamina_circuits::model::Part;
-use lamina_verifier::bundle::{Prompt, Whole};
+use lamina_circuits::{head::HeadTrace, model::Part};
+use lamina_verifier::{
+    bundle::{Choice, Prompt, Whole},
+    logits::{Logits, Sampling},
+};
 
 use crate::{
     engine::{self, PartTrace, Pass},
@@ -11,9 +14,9 @@ use crate::{
 };
 
 impl IntegerModel {
-    /// Runs all parts: the streams between them, and the token after every position.
-    fn run(&self, pass: &Pass, bar: &Bar, name: &str) -> Result<(Vec<Vec<i32>>, Vec<u32>)> {
-        let (mut streams, mut tokens): (Vec<Vec<i32>>, _) = (vec![], vec![]);
+    /// Runs all parts: the streams between them, and the head's values.
+    fn run(&self, pass: &Pass, bar: &Bar, name: &str) -> Result<(Vec<Vec<i32>>, HeadTrace)> {
+        let (mut streams, mut last): (Vec<Vec<i32>>, _) = (vec![], HeadTrace::default());
         let layers = (0..self.layers()).map(Part::Layer);
         for part in std::iter::once(Part::Embedding).chain(layers).chain([Part::Head]) {
             bar.begin(0, format!("{name}, {part}"))?;
@@ -22,15 +25,15 @@ impl IntegerModel {
                 weights.ok_or_else(|| Failure::new(Kind::Input, format_args!("the model has no {part}")))?;
             let x = streams.last().map_or(&[][..], Vec::as_slice);
             match engine::run(&self.params.of(part), weights, part, pass, x)? {
-                PartTrace::Head(trace) => tokens = trace.tokens,
+                PartTrace::Head(trace) => last = *trace,
                 trace => streams.push(trace.stream().to_vec()),
             }
         }
-        Ok((streams, tokens))
+        Ok((streams, last))
     }
 }
 
-/// A prompt's greedy continuation.
+/// A prompt's continuation.
 pub struct Decoded {
     /// Generated ids.
     pub answer: Vec<u32>,
@@ -42,20 +45,39 @@ pub struct Decoded {
     pub passes: usize,
 }
 
+fn closed() -> Failure {
+    Failure::new(
+        Kind::Input,
+        "--sample: the published head keeps its logits closed; publish with --open-logits to sample",
+    )
+}
+
+/// The sampled token after every position that the head read.
+fn sample(sampling: &Sampling, frac: i32, trace: &HeadTrace, vocab: usize) -> Vec<u32> {
+    let logits = Logits { vocab: vocab as u32, gaps: trace.gaps() };
+    (0u32..).zip(logits.rows()).filter_map(|(at, row)| sampling.choose(row, frac, at)).collect()
+}
+
 /// Continues `prompt` by at most `most` tokens, or until the text ends.
 ///
-/// Every pass gives the greedy token at all positions at once; fed back, at least one more of them is right
-/// (Jacobi iteration, arXiv:2305.10427), so that it takes at most `most` passes, and mostly fewer.
+/// Every pass chooses the tokens at all positions at once; fed back, at least one more of them is right
+/// (Jacobi iteration, arXiv:2305.10427), so that it takes at most `most` passes, and mostly fewer. Samples are
+/// determined by seed and position, so that this holds of them too.
 ///
 /// # Errors
-/// A value leaves its range, or the user stopped it.
-pub fn greedy(
+/// A value leaves its range, the logits are closed and a sample is asked for, or the user stopped it.
+pub fn decode(
     model: &IntegerModel,
     whole: &Whole,
     prompt: &[u32],
     most: usize,
+    choice: Choice,
     bar: &Bar,
 ) -> Result<Decoded> {
+    let sampling = match choice {
+        Choice::Sampled(sampling) => Some((sampling, whole.open_logits().ok_or_else(closed)?)),
+        Choice::Greedy | Choice::Any => None,
+    };
     whole.check(&Prompt::Open(prompt.to_vec()), &vec![0; most])?;
     let padding = model.padding;
     let mut answer = vec![padding; most];
@@ -64,7 +86,11 @@ pub fn greedy(
             ids: whole.ids(prompt, &answer, padding),
             positions: whole.read(prompt.len(), answer.len()),
         };
-        let (streams, mut tokens) = model.run(&pass, bar, &format!("generating, pass {round}"))?;
+        let (streams, trace) = model.run(&pass, bar, &format!("generating, pass {round}"))?;
+        let mut tokens = match sampling {
+            Some((sampling, frac)) => sample(&sampling, frac, &trace, whole.vocab()),
+            None => trace.tokens,
+        };
         tokens.truncate(answer.len());
         // Up to here the answer was fed as it came out: these tokens are right, and one more.
         let right = answer.iter().zip(&tokens).take_while(|(fed, token)| fed == token).count() + 1;

@@ -149,7 +149,8 @@ impl PartTrace {
                 [c.layout.boundary.of(&trace.x), c.layout.boundary.of(&trace.output.q)]
             }
             (ModelCircuit::Head(c), PartTrace::Head(trace)) => {
-                [c.layout.boundary.of(&trace.x), c.layout.output(&trace.positions, &trace.tokens)]
+                let gaps = if c.layout.spec.opens_logits() { trace.gaps() } else { vec![] };
+                [c.layout.boundary.of(&trace.x), c.layout.output(&trace.positions, &trace.tokens, &gaps)]
             }
             _ => return None,
         })

@@ -11,6 +11,7 @@ use lamina_verifier::{
     bundle::{BundleDecodeError, BundleError},
     card::CardError,
     envelope::DecodeError,
+    logits::SamplingError,
     srs::SrsError,
     verify::{ChainError, PublicationError, SliceError},
 };
@@ -150,5 +151,7 @@ classes! {
     PublicationError => |_| Kind::Rejected,
     BundleDecodeError => |_| Kind::Rejected,
     BundleError => |_| Kind::Rejected,
+    SamplingError => |_| Kind::Usage,
+    safetensors::SafeTensorError => |_| Kind::Input,
     serde_json::Error => |_| Kind::Input,
 }

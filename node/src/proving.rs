@@ -27,6 +27,7 @@ use lamina_verifier::{
     envelope::Envelope,
     hash::{Hasher, ModelId, NodeId, RequestId},
     key::SliceKey,
+    logits::Logits,
     srs::VerifierSrs,
     verify::{BoundaryExpectation, Expectation, PublicationReceipt, verify_slice},
 };
@@ -60,7 +61,7 @@ pub struct Statement {
     pub answer: Option<Answer>,
 }
 
-/// A prompt and its greedy continuation.
+/// A prompt and its continuation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Answer {
@@ -123,6 +124,17 @@ pub struct OpenBoundaryFile {
     pub boundary: String,
     /// Integers of the columns.
     pub columns: Vec<Vec<i32>>,
+}
+
+impl OpenBoundaryFile {
+    /// The integers of a file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is none.
+    pub fn read(path: &Path) -> Result<OpenBoundary> {
+        let file: Self = serde_json::from_slice(&files::read(path, 1 << 30)?).context(path.display())?;
+        Ok(OpenBoundary { columns: file.columns })
+    }
 }
 
 /// A folder of proofs.
@@ -261,6 +273,23 @@ impl Folder {
             written?;
         }
         Ok(())
+    }
+
+    /// The logits of an answer of `tokens` tokens, where the head opens them: those of the boundary after it.
+    ///
+    /// # Errors
+    /// The boundary is not here, or holds none.
+    pub fn logits(&self, whole: &Whole, tokens: usize) -> Result<Option<Logits>> {
+        if whole.open_logits().is_none() {
+            return Ok(None);
+        }
+        let path = self.open_boundary(Border::Tokens);
+        let columns = OpenBoundaryFile::read(&path)?;
+        let logits = whole.logits_of(&columns, tokens);
+        let logits = logits.ok_or_else(|| {
+            Failure::new(Kind::Input, format_args!("{} holds no logits of this model", path.display()))
+        })?;
+        Ok(Some(logits))
     }
 
     /// Removes the folder with its secrets.
@@ -552,7 +581,7 @@ pub fn verify_each(
 ) -> Result<Vec<f64>> {
     let whole = Whole::of(&published.loaded)?;
     let input = whole.input(&whole.ids(prompt, &bundle.answer, bundle.padding));
-    let output = whole.output(prompt.len(), &bundle.answer);
+    let output = whole.output(prompt.len(), &bundle.answer, bundle.logits.as_ref());
     let open = |end: bool, values| match end {
         true => BoundaryExpectation::Open(values),
         false => BoundaryExpectation::Hidden,

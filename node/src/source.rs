@@ -35,6 +35,8 @@ pub struct Choices<'a> {
     pub tokens: usize,
     /// Generated tokens a proof is for, at most.
     pub answer: usize,
+    /// Whether the head opens all logits.
+    pub open_logits: bool,
     /// Text to choose scales on.
     pub calibrate: Option<&'a Path>,
     /// Bits of room above that text's largest values.
@@ -106,6 +108,7 @@ impl Choices<'static> {
             weight_bits: 16,
             tokens,
             answer: Options::DEFAULT_POSITIONS.min(tokens),
+            open_logits: false,
             calibrate: None,
             headroom_bits: Options::DEFAULT_HEADROOM_BITS,
         }
@@ -158,6 +161,7 @@ pub fn prepare(output: &Output, path: Option<&Path>, choices: &Choices<'_>) -> R
         weight_bits: choices.weight_bits,
         headroom_bits: choices.headroom_bits,
         positions: choices.answer.min(choices.tokens),
+        open_logits: choices.open_logits,
         ..Options::new(choices.tokens)
     };
     let quantised = match choices.calibrate {

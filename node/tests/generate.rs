@@ -9,6 +9,10 @@ use lamina_verifier::bundle::{Bundle, Prompt};
 
 /// A folder with the published adder: embedding, one layer, head; answers of up to two tokens.
 fn published(name: &str) -> Folder {
+    published_with(name, &[])
+}
+
+fn published_with(name: &str, more: &[&str]) -> Folder {
     let folder = Folder::new(name);
     let model = adder();
     let publish = [
@@ -23,7 +27,7 @@ fn published(name: &str) -> Folder {
         "2",
         "--insecure-srs",
     ];
-    folder.lamina(&publish).exits(0);
+    folder.lamina(&[&publish[..], more].concat()).exits(0);
     folder
 }
 
@@ -382,4 +386,118 @@ fn prompts_that_cannot_be_answered_say_why() {
     // Without a publication the integers answer all the same.
     let said = folder.lamina(&["generate", "--model", text(&model), "--prompt", "1+2=", "--max-tokens", "1"]);
     assert!(said.exits(0).stdout().contains("answer    3"));
+}
+
+// What a client that samples asks of a head with open logits, and how each lie about them is refused.
+#[test]
+fn sampled_answers_are_checked_against_proved_logits() {
+    let folder = published_with("sampled", &["--open-logits"]);
+    let hot = ["--sample", "drawn by the client", "--temperature", "30"];
+    let said = generate(&folder, "1+2=", "a.bundle", &hot).exits(0).json();
+    let tokens = &said["statement"]["answer"]["tokens"];
+    // Without proofs the same choice; another seed, another one; and greedy still is greedy.
+    let unproved = |more: &[&str]| {
+        let fixed = ["generate", "--published", "p", "--prompt", "1+2=", "--json"];
+        folder.lamina(&[&fixed[..], more].concat()).exits(0).json()["answer"].clone()
+    };
+    assert_eq!(unproved(&hot), *tokens);
+    assert_ne!(unproved(&["--sample", "another", "--temperature", "30"]), *tokens);
+    let cold = ["--sample", "drawn by the client", "--temperature", "0.01", "--top-k", "1"];
+    assert_eq!(unproved(&cold), unproved(&[]));
+    assert_ne!(unproved(&[]), *tokens);
+
+    let verified = verify(&folder, "a.bundle", &[&hot[..], &["--json", "--logits", "l.st"]].concat());
+    let verified = verified.exits(0).json();
+    assert_eq!((&verified["answer"], &verified["chosen"]), (tokens, &"sampled".into()));
+    let file = fs::read(folder.path("l.st")).expect("logits");
+    let tensors = safetensors::SafeTensors::deserialize(&file).expect("safetensors");
+    let honest = bundle(&folder, "a.bundle");
+    let logits = honest.logits.clone().expect("open logits");
+    let gaps: Vec<u8> = logits.gaps.iter().flat_map(|gap| gap.to_le_bytes()).collect();
+    assert_eq!(tensors.tensor("gaps").expect("there").data(), gaps);
+    // Nobody says how it was chosen: shown, and not taken for greedy.
+    let shown = verify(&folder, "a.bundle", &[]).exits(0).stdout();
+    assert!(shown.contains("NOT greedy") && shown.contains("logits    token 1"), "{shown}");
+    // Chosen otherwise.
+    let otherwise = ["--sample", "another", "--temperature", "30"];
+    verify(&folder, "a.bundle", &otherwise).exits(3).says("by its logits the choice is");
+    verify(&folder, "a.bundle", &["--sample", "s", "--temperature", "0"])
+        .exits(1)
+        .says("temperature = 0 is outside");
+    verify(&folder, "a.bundle", &["--temperature", "2"]).exits(1).says("--sample");
+
+    let vocab = logits.vocab as usize;
+    let change = |f: &dyn Fn(&mut Bundle)| {
+        let mut changed = honest.clone();
+        f(&mut changed);
+        changed
+    };
+    let gap = |at: usize, f: &dyn Fn(u64) -> u64| {
+        change(&|x| x.logits.iter_mut().for_each(|logits| logits.gaps[at] = f(logits.gaps[at])))
+    };
+    // A logit a unit greater or smaller, of a token that matters or not; one that claims to be greatest.
+    let best = logits.gaps.iter().position(|&gap| gap == 0).expect("a greatest");
+    let other = (best + 1) % vocab;
+    refused(&folder, &gap(other, &|gap| gap + 1), "slice 2: output boundary");
+    refused(&folder, &gap(vocab + other, &|gap| gap - 1), "slice 2: output boundary");
+    refused(&folder, &gap(other, &|_| 0), "slice 2: output boundary");
+    refused(&folder, &gap(best, &|_| 1), "logits of a token have no greatest");
+    refused(&folder, &gap(other, &|_| 1 << 46), "further apart than the head proves");
+    refused(&folder, &change(&|x| x.logits = None), "logits are missing");
+    let wider = change(&|x| {
+        x.logits.iter_mut().for_each(|logits| {
+            logits.vocab += 1;
+            logits.gaps.resize(2 * (vocab + 1), 0);
+        });
+    });
+    refused(&folder, &wider, "of another vocabulary");
+    let short = change(&|x| x.logits.iter_mut().for_each(|l| l.gaps.truncate(vocab)));
+    fs::write(folder.path("forged.bundle"), short.encode()).expect("written");
+    verify(&folder, "forged.bundle", &[]).exits(3);
+    // Another answer under the same logits: the second token is computed from the first.
+    let wrong = change(&|x| x.answer[0] = other as u32);
+    refused(&folder, &wrong, "slice 0: input boundary");
+
+    // In parts, the logits come with the head's.
+    let part = |out: &str, slices: &str, more: &[&str]| {
+        let fixed = ["--slices", slices, "--request", "r"];
+        generate(&folder, "1+2=", out, &[&fixed[..], &hot[..], more].concat()).exits(0);
+    };
+    part("x.bundle", "0..2", &[]);
+    part("y.bundle", "2..", &["--receive", "x.bundle.parts"]);
+    let join = ["join", "--card", "p/card.json", "y.bundle.parts", "x.bundle.parts", "--out", "j.bundle"];
+    folder.lamina(&join).exits(0);
+    verify(&folder, "j.bundle", &hot).exits(0);
+    fs::remove_file(folder.path("y.bundle.parts/boundary-tokens.json")).expect("removed");
+    folder.lamina(&[&join[..6], &["k.bundle"]].concat()).exits(4).says("boundary-tokens.json");
+}
+
+// A head that keeps its logits closed proves the greatest, and nothing to sample by.
+#[test]
+fn closed_logits_are_not_sampled_from() {
+    let folder = published("closed");
+    let sample = ["--sample", "s"];
+    generate(&folder, "1+2=", "a.bundle", &sample).exits(2).says("publish with --open-logits");
+    generate(&folder, "1+2=", "a.bundle", &[]).exits(0);
+    verify(&folder, "a.bundle", &sample).exits(3).says("logits are closed");
+    verify(&folder, "a.bundle", &["--logits", "l.st"]).exits(2).says("--open-logits");
+    let mut forged = bundle(&folder, "a.bundle");
+    forged.logits = Some(lamina_verifier::logits::Logits { vocab: 1, gaps: vec![0; forged.answer.len()] });
+    refused(&folder, &forged, "keeps them closed");
+}
+
+// Killed between the opening and the bundle: the opening stays, the bundle is written, and it is the opening's.
+#[test]
+fn openings_are_there_before_their_bundle() {
+    let folder = published("openings");
+    let more = ["--hide-prompt", "--request", "r"];
+    generate(&folder, "1+2=", "a.bundle", &[&more[..], &["--slices", "0.."]].concat()).exits(0);
+    let tails = fs::read(folder.path("a.bundle.parts/secret/boundary-ids.tails")).expect("blinding values");
+    fs::write(folder.path("a.bundle.opening"), &tails).expect("written");
+    generate(&folder, "1+2=", "a.bundle", &more).exits(0);
+    assert_eq!(fs::read(folder.path("a.bundle.opening")).expect("the opening"), tails);
+    verify(&folder, "a.bundle", &["--opening", "a.bundle.opening", "--prompt", "1+2="]).exits(0);
+    // Another bundle's opening is in the way before anything is proved.
+    fs::remove_file(folder.path("a.bundle")).expect("removed");
+    generate(&folder, "1+2=", "a.bundle", &more).exits(4).says("a.bundle.opening");
 }

@@ -134,6 +134,7 @@ impl World {
             tokens: 4,
             positions: 2,
             weight_bits: 8,
+            open_logits: None,
         };
         let (embedding, head) = fit_ends(&embedding_spec, &head_spec, K).unwrap();
         let params =
@@ -255,7 +256,7 @@ impl World {
     }
 
     fn answer(&self, tokens: &[u32]) -> (OpenBoundary, Border) {
-        self.open(head_layout(&self.circuits).output(&POSITIONS, tokens))
+        self.open(head_layout(&self.circuits).output(&POSITIONS, tokens, &[]))
     }
 
     /// The two greedy tokens after the prompt; unused places hold token 0.
@@ -398,7 +399,7 @@ fn chain_of(w: &World) {
     let wrong = [run.head.tokens[0], (run.head.tokens[1] + 1) % VOCAB as u32];
     let (slice_2, refusal) = slice(check(&ids, &w.answer(&wrong).0, &parts).unwrap_err());
     assert!(slice_2 == 2 && matches!(refusal, Refusal::Boundary { column: 0, .. }), "{refusal}");
-    let (moved, _) = w.open(head_layout(&w.circuits).output(&[0, 2], &run.head.tokens));
+    let (moved, _) = w.open(head_layout(&w.circuits).output(&[0, 2], &run.head.tokens, &[]));
     let (_, refusal) = slice(check(&ids, &moved, &parts).unwrap_err());
     assert!(matches!(refusal, Refusal::Boundary { column: 0, .. }), "{refusal}");
 
@@ -535,7 +536,8 @@ fn wrong_tokens_are_refused() {
         assert_eq!(refusal, Refusal::Proof, "token {wrong}");
         // Honest cells under the wrong claim.
         let mut honest = w.head_witness(&run.head);
-        honest.output = Arc::new(head_layout(&w.circuits).output(&POSITIONS, &trace.tokens).swap_remove(0));
+        honest.output =
+            vec![Arc::new(head_layout(&w.circuits).output(&POSITIONS, &trace.tokens, &[]).swap_remove(0))];
         let envelope = w.prove(2, &honest, &w.published[2], &stream, &output);
         let refusal = w.verify(2, hidden, BoundaryExpectation::Open(&values), &envelope).unwrap_err();
         assert_eq!(refusal, Refusal::Proof, "token {wrong} in the boundary alone");

@@ -4,6 +4,7 @@
 //! magic "LAMINABU" | version u16 | protocol id 32 | model 32 | request 32
 //! | prompt: kind u8 (0 hidden, 1 open) | count u32 | ids u32 …, where open
 //! | padding id u32 | answer: count u32 | ids u32 …
+//! | logits: kind u8 (0 closed, 1 open) | where open: vocab u32 | distances 6 bytes each, [answer, vocab]
 //! | slices: count u32 | length u32 and envelope, one a slice
 //! ```
 //!
@@ -15,6 +16,9 @@
 //!
 //! One causal pass over prompt and answer shows it: the input boundary holds the ids, the head's boundary the
 //! positions `prompt - 1 + i` with their tokens, and both are built here from the same answer.
+//!
+//! Where logits are open, the bundle proves all logits at every token of the answer instead, and the verifier checks
+//! the choice by them: greedy, sampled as it asked, or any.
 
 use std::fmt;
 
@@ -32,6 +36,7 @@ use crate::{
     card::Card,
     encoding::{Reader, Truncated},
     hash::{Digest, ModelId, NodeId, ProtocolId, RequestId},
+    logits::{Logits, Sampling, best},
     srs::{SrsError, VerifierSrs},
     verify::{BoundaryExpectation, ChainError, ChainExpectation, PublicationReceipt, Verdict, verify_chain},
 };
@@ -39,7 +44,7 @@ use crate::{
 /// The first bytes of every bundle.
 pub const MAGIC: &[u8; 8] = b"LAMINABU";
 /// The format's version.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Why bytes are not a bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,9 +65,11 @@ pub enum BundleDecodeError {
         /// What the bundle says.
         actual: ProtocolId,
     },
-    /// The prompt is neither hidden nor open.
-    #[error("unknown kind of prompt {actual}")]
+    /// Prompt or logits are neither hidden nor open.
+    #[error("unknown kind of {part} {actual}")]
     Kind {
+        /// Of what.
+        part: BundlePart,
         /// What the bundle says.
         actual: u8,
     },
@@ -89,6 +96,8 @@ pub enum BundlePart {
     Prompt,
     /// The answer.
     Answer,
+    /// Open logits.
+    Logits,
     /// A slice.
     Slice(u32),
 }
@@ -99,6 +108,7 @@ impl fmt::Display for BundlePart {
             Self::Header => f.write_str("header"),
             Self::Prompt => f.write_str("prompt"),
             Self::Answer => f.write_str("answer"),
+            Self::Logits => f.write_str("logits"),
             Self::Slice(slice) => write!(f, "slice {slice}"),
         }
     }
@@ -144,6 +154,8 @@ pub struct Bundle {
     pub padding: u32,
     /// The generated ids.
     pub answer: Vec<u32>,
+    /// The logits that they were chosen by, where the head opens them.
+    pub logits: Option<Logits>,
     /// Envelopes, first slice to last.
     pub slices: Vec<Vec<u8>>,
 }
@@ -152,6 +164,25 @@ fn ids(reader: &mut Reader<'_>) -> Result<Vec<u32>, Truncated> {
     let count = usize::try_from(reader.u32()?).map_err(|_| Truncated)?;
     let bytes = reader.take(count.checked_mul(4).ok_or(Truncated)?)?;
     Ok(bytes.as_chunks().0.iter().map(|id| u32::from_le_bytes(*id)).collect())
+}
+
+/// Bytes of a distance.
+const GAP_BYTES: usize = 6;
+
+fn logits(reader: &mut Reader<'_>, tokens: usize) -> Result<Option<Logits>, BundleDecodeError> {
+    let short = |Truncated| BundleDecodeError::Truncated { part: BundlePart::Logits };
+    let tag = reader.u8().map_err(short)?;
+    match BoundaryKind::from_tag(tag) {
+        None => return Err(BundleDecodeError::Kind { part: BundlePart::Logits, actual: tag }),
+        Some(BoundaryKind::Hidden) => return Ok(None),
+        Some(BoundaryKind::Open) => {}
+    }
+    let vocab = reader.u32().map_err(short)?;
+    let columns = usize::try_from(vocab).ok().and_then(|vocab| vocab.checked_mul(GAP_BYTES));
+    let bytes = columns.and_then(|row| row.checked_mul(tokens)).ok_or(Truncated).map_err(short)?;
+    let bytes = reader.take(bytes).map_err(short)?;
+    let gap = |six: &[u8; GAP_BYTES]| six.iter().rev().fold(0u64, |gap, &byte| gap << 8 | u64::from(byte));
+    Ok(Some(Logits { vocab, gaps: bytes.as_chunks().0.iter().map(gap).collect() }))
 }
 
 fn put_count(bytes: &mut Vec<u8>, count: usize) {
@@ -179,6 +210,13 @@ impl Bundle {
         }
         bytes.extend(self.padding.to_le_bytes());
         put_ids(&mut bytes, &self.answer);
+        let kind = if self.logits.is_some() { BoundaryKind::Open } else { BoundaryKind::Hidden };
+        bytes.push(kind.tag());
+        if let Some(logits) = &self.logits {
+            bytes.extend(logits.vocab.to_le_bytes());
+            let six = |gap: &u64| gap.to_le_bytes().into_iter().take(GAP_BYTES);
+            bytes.extend(logits.gaps.iter().flat_map(six));
+        }
         put_count(&mut bytes, self.slices.len());
         for slice in &self.slices {
             put_count(&mut bytes, slice.len());
@@ -210,7 +248,8 @@ impl Bundle {
         let (model, request) = (ModelId(digest()?), RequestId(digest()?));
         let prompt = short(BundlePart::Prompt);
         let tag = reader.u8().map_err(prompt)?;
-        let kind = BoundaryKind::from_tag(tag).ok_or(BundleDecodeError::Kind { actual: tag })?;
+        let kind = BoundaryKind::from_tag(tag)
+            .ok_or(BundleDecodeError::Kind { part: BundlePart::Prompt, actual: tag })?;
         let prompt = match kind {
             BoundaryKind::Open => Prompt::Open(ids(&mut reader).map_err(prompt)?),
             BoundaryKind::Hidden => Prompt::Hidden(reader.u32().map_err(prompt)?),
@@ -218,6 +257,7 @@ impl Bundle {
         let answer = short(BundlePart::Answer);
         let padding = reader.u32().map_err(answer)?;
         let answer = ids(&mut reader).map_err(answer)?;
+        let logits = logits(&mut reader, answer.len())?;
         let count = reader.u32().map_err(short(BundlePart::Slice(0)))?;
         let mut slices = Vec::new();
         for slice in 0..count {
@@ -226,7 +266,7 @@ impl Bundle {
             slices.push(reader.take(length).map_err(short)?.to_vec());
         }
         match reader.remaining() {
-            0 => Ok(Self { model, request, prompt, padding, answer, slices }),
+            0 => Ok(Self { model, request, prompt, padding, answer, logits, slices }),
             bytes => Err(BundleDecodeError::Trailing { bytes }),
         }
     }
@@ -310,6 +350,48 @@ impl Whole {
         }
     }
 
+    /// Fractional bits of a logit, where the head opens them.
+    pub fn open_logits(&self) -> Option<i32> {
+        self.head.spec.open_logits
+    }
+
+    /// Checks the shape of an answer's logits: one row a token, each with a greatest, where the head opens them.
+    ///
+    /// # Errors
+    /// [`BundleError::Logits`].
+    pub fn check_logits(&self, answer: &[u32], logits: Option<&Logits>) -> Result<(), BundleError> {
+        let refused = |reason| Err(BundleError::Logits { reason });
+        let Some(logits) = logits else {
+            return match self.open_logits() {
+                Some(_) => refused("are missing: this model's head opens them"),
+                None => Ok(()),
+            };
+        };
+        if self.open_logits().is_none() {
+            return refused("are there, and this model's head keeps them closed");
+        }
+        if usize::try_from(logits.vocab) != Ok(self.vocab()) {
+            return refused("are of another vocabulary");
+        }
+        if logits.gaps.len() != answer.len().saturating_mul(self.vocab()) {
+            return refused("are not one row a token");
+        }
+        if logits.gaps.iter().any(|gap| gap.checked_shr(self.head.spec.distance_bits()) != Some(0)) {
+            return refused("are further apart than the head proves");
+        }
+        if logits.rows().any(|row| best(row).is_none()) {
+            return refused("of a token have no greatest");
+        }
+        Ok(())
+    }
+
+    /// The open logits of a last boundary, for the first `answer` tokens; `None` where they are closed.
+    pub fn logits_of(&self, boundary: &OpenBoundary, answer: usize) -> Option<Logits> {
+        let mut gaps = self.head.gaps(&boundary.columns)?;
+        gaps.truncate(answer.saturating_mul(self.vocab()));
+        Some(Logits { vocab: u32::try_from(self.vocab()).ok()?, gaps })
+    }
+
     /// All ids of a pass: prompt, all of the answer but its last token, padding.
     pub fn ids(&self, prompt: &[u32], answer: &[u32], padding: u32) -> Vec<u32> {
         let fed = answer.split_last().map_or(answer, |(_, fed)| fed);
@@ -329,11 +411,21 @@ impl Whole {
         (0..self.positions()).map(|i| prompt.saturating_sub(1).saturating_add(i.min(last))).collect()
     }
 
-    /// The last boundary.
-    pub fn output(&self, prompt: usize, answer: &[u32]) -> OpenBoundary {
-        let mut tokens = answer.to_vec();
-        tokens.resize(self.positions(), answer.last().copied().unwrap_or(0));
-        OpenBoundary { columns: self.head.output(&self.read(prompt, answer.len()), &tokens) }
+    /// The last boundary: the tokens are the answer's, or where logits are open those of the greatest logits.
+    ///
+    /// `logits` are taken as checked.
+    pub fn output(&self, prompt: usize, answer: &[u32], logits: Option<&Logits>) -> OpenBoundary {
+        let mut tokens = match logits {
+            Some(logits) => logits.rows().filter_map(best).collect(),
+            None => answer.to_vec(),
+        };
+        tokens.resize(self.positions(), tokens.last().copied().unwrap_or(0));
+        let mut gaps = logits.map_or_else(Vec::new, |logits| logits.gaps.clone());
+        if let Some(last) = logits.and_then(|logits| logits.rows().last()) {
+            let missing = self.positions().saturating_sub(answer.len());
+            gaps.extend(std::iter::repeat_n(last, missing).flatten());
+        }
+        OpenBoundary { columns: self.head.output(&self.read(prompt, answer.len()), &tokens, &gaps) }
     }
 }
 
@@ -354,6 +446,18 @@ pub enum PromptExpectation<'a> {
     Claimed,
 }
 
+/// What a verifier knows of how the answer was chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Choice {
+    /// Every token is the lowest id of the greatest logit.
+    #[default]
+    Greedy,
+    /// Every token was sampled from open logits as the client asked.
+    Sampled(Sampling),
+    /// However it was, the caller looks at the open logits. Of closed ones: greedily.
+    Any,
+}
+
 /// What a verifier expects of a bundle. The answer is what the bundle is there to tell.
 #[derive(Clone, Copy, Debug)]
 pub struct BundleExpectation<'a> {
@@ -363,6 +467,8 @@ pub struct BundleExpectation<'a> {
     pub model: ModelId,
     /// The prompt.
     pub prompt: PromptExpectation<'a>,
+    /// How its tokens were chosen.
+    pub choice: Choice,
     /// The node of every slice, in order.
     pub nodes: &'a [NodeId],
     /// Shows that the model's weights are in range.
@@ -418,6 +524,22 @@ pub enum BundleError {
         /// Ids are below this.
         vocab: usize,
     },
+    /// The logits do not fit the model's head.
+    #[error("the bundle's logits {reason}")]
+    Logits {
+        /// What is wrong with them.
+        reason: &'static str,
+    },
+    /// A token was chosen otherwise than asked.
+    #[error("token {token} of the answer is id {actual}: by its logits the choice is {expected}")]
+    Choice {
+        /// Which, from 0.
+        token: usize,
+        /// By the proved logits.
+        expected: u32,
+        /// In the answer.
+        actual: u32,
+    },
     /// The prompt is another one.
     #[error("the prompt differs from token {token} on")]
     Prompt {
@@ -438,7 +560,7 @@ pub enum BundleError {
     Chain(#[from] ChainError),
 }
 
-/// Verifies that a bundle's answer is the greedy continuation of its prompt.
+/// Verifies that a bundle's answer continues its prompt as was asked: greedily, or by sampling from open logits.
 ///
 /// # Soundness
 /// See [`verify_chain`]; both ends are computed here, from the expected prompt and the answer that is returned.
@@ -460,6 +582,8 @@ pub fn verify_bundle<R: SliceCircuit>(
         return Err(BundleError::Request { expected: expectation.request, actual: bundle.request });
     }
     whole.check(&bundle.prompt, &bundle.answer)?;
+    whole.check_logits(&bundle.answer, bundle.logits.as_ref())?;
+    check_choice(expectation.choice, &whole, bundle)?;
     let tokens = bundle.prompt.tokens();
     let hiding = || BundleError::Hiding { actual: bundle.prompt.kind() };
     let open = |ids: &[u32]| whole.input(&whole.ids(ids, &bundle.answer, bundle.padding));
@@ -488,7 +612,7 @@ pub fn verify_bundle<R: SliceCircuit>(
             return Err(hiding());
         }
     };
-    let output = whole.output(tokens, &bundle.answer);
+    let output = whole.output(tokens, &bundle.answer, bundle.logits.as_ref());
     let mut boundaries = vec![BoundaryExpectation::Hidden; card.slice_count().saturating_add(1)];
     if let [first, .., last] = boundaries.as_mut_slice() {
         (*first, *last) = (input, BoundaryExpectation::Open(&output));
@@ -504,6 +628,29 @@ pub fn verify_bundle<R: SliceCircuit>(
     };
     let envelopes: Vec<&[u8]> = bundle.slices.iter().map(Vec::as_slice).collect();
     Ok(verify_chain(&chain, card, srs, &envelopes)?)
+}
+
+/// Of closed logits the head itself proves the greatest.
+fn check_choice(choice: Choice, whole: &Whole, bundle: &Bundle) -> Result<(), BundleError> {
+    let (Some(frac), Some(logits)) = (whole.open_logits(), &bundle.logits) else {
+        return match choice {
+            Choice::Sampled(_) => Err(BundleError::Logits {
+                reason: "are closed: a sampled answer is proved by a head that opens them",
+            }),
+            Choice::Greedy | Choice::Any => Ok(()),
+        };
+    };
+    for (token, ((index, &actual), row)) in (0u32..).zip(&bundle.answer).zip(logits.rows()).enumerate() {
+        let expected = match choice {
+            Choice::Any => return Ok(()),
+            Choice::Greedy => best(row),
+            Choice::Sampled(sampling) => sampling.choose(row, frac, index),
+        };
+        if let Some(expected) = expected.filter(|&expected| expected != actual) {
+            return Err(BundleError::Choice { token, expected, actual });
+        }
+    }
+    Ok(())
 }
 
 fn same_prompt(actual: &[u32], expected: &[u32]) -> Result<(), BundleError> {
@@ -524,13 +671,22 @@ mod tests {
 
     fn bundle(prompt: Prompt) -> Bundle {
         let (model, request) = (ModelId(Digest([1; 32])), RequestId(Digest([2; 32])));
-        Bundle { model, request, prompt, padding: 7, answer: vec![5, 6], slices: vec![vec![9; 3], vec![]] }
+        let logits = None;
+        let slices = vec![vec![9; 3], vec![]];
+        Bundle { model, request, prompt, padding: 7, answer: vec![5, 6], logits, slices }
+    }
+
+    fn with_logits(mut bundle: Bundle) -> Bundle {
+        let gaps = vec![0, 1, Logits::LIMIT - 1, 1 << 40, 0, 7];
+        bundle.logits = Some(Logits { vocab: 3, gaps });
+        bundle
     }
 
     #[test]
     fn bundles_have_one_encoding() {
-        for prompt in [Prompt::Open(vec![1, 2, 3]), Prompt::Open(vec![]), Prompt::Hidden(3)] {
-            let bundle = bundle(prompt);
+        let closed = [Prompt::Open(vec![1, 2, 3]), Prompt::Open(vec![]), Prompt::Hidden(3)].map(bundle);
+        let open = with_logits(bundle(Prompt::Hidden(3)));
+        for bundle in closed.into_iter().chain([open]) {
             let bytes = bundle.encode();
             assert_eq!(Bundle::decode(&bytes), Ok(bundle));
             for cut in 0..bytes.len() {
@@ -562,12 +718,15 @@ mod tests {
         assert_eq!(decode(8, 9), BundleDecodeError::Version { actual: 9 });
         assert!(matches!(decode(10, honest[10] ^ 1), BundleDecodeError::Protocol { .. }));
         let kind = 8 + 2 + 32 + 32 + 32;
-        assert_eq!(decode(kind, 2), BundleDecodeError::Kind { actual: 2 });
+        let unknown = |part| BundleDecodeError::Kind { part, actual: 2 };
+        assert_eq!(decode(kind, 2), unknown(BundlePart::Prompt));
         // Counts beyond what was sent: refused before anything is allocated for them.
         let truncated = |part| BundleDecodeError::Truncated { part };
         assert_eq!(decode(kind + 4, 0xff), truncated(BundlePart::Prompt));
         assert_eq!(decode(kind + 5 + 4 + 4 + 3, 0xff), truncated(BundlePart::Answer));
-        let slices = kind + 5 + 4 + 4 + 4 + 8;
+        let logits = kind + 5 + 4 + 4 + 4 + 8;
+        assert_eq!(decode(logits, 2), unknown(BundlePart::Logits));
+        let slices = logits + 1;
         assert_eq!(decode(slices + 3, 0xff), truncated(BundlePart::Slice(2)));
         assert_eq!(decode(slices + 4 + 3, 0xff), truncated(BundlePart::Slice(0)));
     }

@@ -37,6 +37,7 @@ pub mod envelope;
 pub mod hash;
 pub mod key;
 pub mod link;
+pub mod logits;
 mod msm;
 mod plonk;
 pub mod srs;

@@ -28,8 +28,8 @@ pub struct HeadWitness {
     pub layout: Arc<HeadLayout>,
     /// Input boundary columns.
     pub input: Vec<Arc<Vec<i32>>>,
-    /// The output boundary column.
-    pub output: Arc<Vec<i32>>,
+    /// Output boundary columns; positions and ids in the first.
+    pub output: Vec<Arc<Vec<i32>>>,
     /// Weight columns; shared between proofs.
     pub weights: Arc<Vec<Arc<Vec<i16>>>>,
     /// Cell columns, `slot * lanes + lane`.
@@ -124,11 +124,12 @@ impl HeadWitness {
                 Arc::new(column)
             })
             .collect();
-        let mut output = layout.output(&trace.positions, &trace.tokens);
+        let gaps = if layout.spec.opens_logits() { trace.gaps() } else { vec![] };
+        let output = layout.output(&trace.positions, &trace.tokens, &gaps);
         let mut witness = HeadWitness {
             layout: layout.clone(),
             input: layout.boundary.of(&trace.x).into_iter().map(Arc::new).collect(),
-            output: Arc::new(output.swap_remove(0)),
+            output: output.into_iter().map(Arc::new).collect(),
             weights,
             cells,
             multiplicities: vec![],
@@ -324,7 +325,7 @@ impl HeadWitness {
         for row in (0..2 * p).rev() {
             let linked = !(row + 1).is_multiple_of(p);
             let tail = if linked { c.alpha * wb[row + 1] } else { Fr::ZERO };
-            wb[row] = signed(self.output[row]) + tail;
+            wb[row] = signed(self.output[0][row]) + tail;
         }
         (wa, wb, acc)
     }
@@ -373,6 +374,10 @@ impl View<Fr> for ValueView<'_> {
         self.witness.value(self.at, slot, lane)
     }
 
+    fn open(&self, part: usize, lane: usize) -> Fr {
+        signed(self.witness.output[1 + part * self.witness.layout.lanes + lane][self.at])
+    }
+
     fn index(&self) -> Fr {
         Fr::from(self.witness.layout.index(self.at) as u64)
     }
@@ -390,7 +395,7 @@ impl Witness for HeadWitness {
     fn columns(&self, phase: u8, challenges: &[Fr]) -> Vec<(usize, Column)> {
         if phase == 0 {
             let mut columns: Vec<_> = self.input.iter().cloned().map(Column::I32).collect();
-            columns.push(Column::I32(self.output.clone()));
+            columns.extend(self.output.iter().cloned().map(Column::I32));
             columns.extend(self.weights.iter().cloned().map(Column::I16));
             columns.extend((0..self.cells.len()).map(|i| self.cell_column(i)));
             columns.extend(self.multiplicities.iter().cloned().map(Column::I32));
@@ -398,8 +403,8 @@ impl Witness for HeadWitness {
         } else {
             let at = |i: usize| challenges.get(i).copied().unwrap_or(Fr::ZERO);
             let c = Challenges { alpha: at(0), gamma: at(1), eta: at(2), theta: at(3), beta: at(4) };
-            let first =
-                self.input.len() + 1 + self.weights.len() + self.cells.len() + self.multiplicities.len();
+            let boundaries = self.input.len() + self.output.len();
+            let first = boundaries + self.weights.len() + self.cells.len() + self.multiplicities.len();
             let columns = self.combine(&c).into_iter().enumerate();
             columns.map(|(i, column)| (first + i, Column::Field(column))).collect()
         }

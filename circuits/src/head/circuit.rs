@@ -36,6 +36,8 @@ pub struct HeadColumns {
     pub input: Vec<Column<Advice>>,
     /// Output boundary, linked: positions and ids.
     pub output: Column<Advice>,
+    /// The rest of it, linked: open logits, `part * lanes + lane`, or nothing.
+    pub open: Vec<Column<Advice>>,
     /// The matrix, linked.
     pub weights: Vec<Column<Advice>>,
     /// Cells, `[slot][lane]`.
@@ -122,6 +124,11 @@ impl View<E> for GateView<'_, '_> {
         self.advice(self.columns.cells[slot][lane], 0)
     }
 
+    fn open(&self, part: usize, lane: usize) -> E {
+        // `open` holds as many columns of each part as `cells` holds lanes.
+        self.advice(self.columns.open[part * self.columns.cells[F].len() + lane], 0)
+    }
+
     fn index(&self) -> E {
         self.fixed(self.columns.index)
     }
@@ -141,6 +148,7 @@ impl HeadColumns {
             |meta: &mut ConstraintSystem<Fr>, n| (0..n).map(|_| meta.advice_column_in(FirstPhase)).collect();
         let input = first(meta, layout.boundary.columns);
         let output = meta.advice_column_in(FirstPhase);
+        let open = first(meta, layout.outputs() - 1);
         let weights = first(meta, layout.matrix.lanes);
         let cells = (0..SLOTS).map(|_| first(meta, layout.lanes)).collect();
         let multiplicities = LogUp::multiplicities(meta, layout.table_columns());
@@ -159,6 +167,7 @@ impl HeadColumns {
         HeadColumns {
             input,
             output,
+            open,
             weights,
             cells,
             a_in,
@@ -221,9 +230,10 @@ impl HeadColumns {
 
     fn advice(&self) -> Vec<Column<Advice>> {
         let l = &self.logup;
-        let groups: [&[Column<Advice>]; 8] = [
+        let groups: [&[Column<Advice>]; 9] = [
             &self.input,
             &[self.output],
+            &self.open,
             &self.weights,
             &l.multiplicities,
             &self.tokens,
@@ -431,6 +441,9 @@ impl View<Fr> for Zeros {
     fn cell(&self, _: usize, _: usize) -> Fr {
         Fr::ZERO
     }
+    fn open(&self, _: usize, _: usize) -> Fr {
+        Fr::ZERO
+    }
     fn index(&self) -> Fr {
         Fr::ZERO
     }
@@ -537,7 +550,14 @@ impl SliceCircuit for HeadCircuit {
             return Err(RefusedParams { reason: "the head has too many weight columns" });
         }
         match params.layout() {
-            Ok(_) => Ok(()),
+            Ok(layout) => {
+                let cells = SLOTS.saturating_mul(layout.lanes).saturating_add(layout.table_columns());
+                let linked = HeadCircuit::linked(params).weights.end;
+                if cells.saturating_add(linked) > MAX_COLUMNS {
+                    return Err(RefusedParams { reason: "the head has too many columns" });
+                }
+                Ok(())
+            }
             Err(LayoutError::Spec(_)) => {
                 Err(RefusedParams { reason: "the head's specification breaks a static bound" })
             }
@@ -559,11 +579,12 @@ impl SliceCircuit for HeadCircuit {
 
     fn linked(params: &HeadParams) -> LinkedColumns {
         let Ok(layout) = params.layout() else { return LinkedColumns::default() };
-        let b = layout.boundary.columns;
+        let output = layout.boundary.columns;
+        let weights = output + layout.outputs();
         LinkedColumns {
-            boundary_in: 0..b,
-            boundary_out: b..b + 1,
-            weights: b + 1..b + 1 + layout.matrix.lanes,
+            boundary_in: 0..output,
+            boundary_out: output..weights,
+            weights: weights..weights + layout.matrix.lanes,
         }
     }
 }

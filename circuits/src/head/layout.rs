@@ -7,7 +7,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{HeadSpec, HeadWeights, rows::Kind};
+use super::{
+    HeadSpec, HeadWeights,
+    rows::{self, Kind},
+};
 use crate::{
     boundary::{BoundaryShape, active_rows},
     layout::{LayoutError, TableSet},
@@ -278,11 +281,62 @@ impl HeadLayout {
         columns
     }
 
-    /// The output boundary, one column: the positions, then the ids of their next tokens plus 1.
-    pub fn output(&self, positions: &[usize], tokens: &[u32]) -> Vec<Vec<i32>> {
+    /// Columns of the output boundary: one, and two a lane where logits are open.
+    pub fn outputs(&self) -> usize {
+        1 + if self.spec.opens_logits() { rows::OPEN * self.lanes } else { 0 }
+    }
+
+    /// The row and the lane of a position's logit.
+    fn place(&self, position: usize, id: usize) -> (usize, usize) {
+        (self.logits + id / self.chunks, id % self.chunks * self.spec.positions + position)
+    }
+
+    /// The output boundary: in its first column the positions, then the ids of their next tokens plus 1.
+    ///
+    /// Where logits are open, the columns after it hold the distances of the choice, in the lanes and rows where the
+    /// choice is made: the lower two limbs of every lane, then the upper one of every lane.
+    ///
+    /// # Shapes
+    /// `positions`, `tokens`: `spec.positions`; `gaps` (see [`super::HeadTrace::gaps`]): `[positions, vocab]`, below
+    /// `2^distance_bits` and not zero before the position's token; not read where logits are closed.
+    pub fn output(&self, positions: &[usize], tokens: &[u32], gaps: &[u64]) -> Vec<Vec<i32>> {
         let mut column: Vec<i32> = positions.iter().map(|&p| p as i32).collect();
         column.extend(tokens.iter().map(|&id| id.saturating_add(1) as i32));
         column.resize(self.active, 0);
-        vec![column]
+        let mut columns = vec![column];
+        if !self.spec.opens_logits() {
+            return columns;
+        }
+        columns.resize(self.outputs(), vec![0; self.active]);
+        let low = 2 * self.spec.norm.limb_bits;
+        for (position, (row, &best)) in gaps.chunks(self.spec.vocab).zip(tokens).enumerate() {
+            for (id, &gap) in row.iter().enumerate() {
+                let (at, lane) = self.place(position, id);
+                let distance = gap.saturating_sub(u64::from(id < best as usize));
+                columns[1 + lane][at] = (distance & ((1 << low) - 1)) as i32;
+                columns[1 + self.lanes + lane][at] = (distance >> low) as i32;
+            }
+        }
+        columns
+    }
+
+    /// The gaps that an output boundary was made of: `[positions, vocab]`; `None` if it is none, or has no logits.
+    pub fn gaps(&self, columns: &[Vec<i32>]) -> Option<Vec<u64>> {
+        if !self.spec.opens_logits() || columns.len() != self.outputs() {
+            return None;
+        }
+        let low = 2 * self.spec.norm.limb_bits;
+        let mut gaps = Vec::with_capacity(self.spec.positions * self.spec.vocab);
+        for position in 0..self.spec.positions {
+            let best =
+                u32::try_from(*columns[0].get(self.spec.positions + position)?).ok()?.checked_sub(1)?;
+            for id in 0..self.spec.vocab {
+                let (at, lane) = self.place(position, id);
+                let limb = |column: usize| u64::try_from(*columns[column].get(at)?).ok();
+                let distance = limb(1 + lane)? + (limb(1 + self.lanes + lane)? << low);
+                gaps.push(distance + u64::from(id < best as usize));
+            }
+        }
+        Some(gaps)
     }
 }

@@ -37,6 +37,9 @@ pub struct HeadSpec {
     pub positions: usize,
     /// Width of a weight in bits.
     pub weight_bits: u32,
+    /// Fractional bits of a logit, where the output boundary holds all logits and not only the greatest's id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub open_logits: Option<i32>,
 }
 
 /// The integer weights of a head.
@@ -68,6 +71,18 @@ pub struct HeadTrace {
     pub tokens: Vec<u32>,
 }
 
+impl HeadTrace {
+    /// How far every logit is below the greatest, `[positions, vocab]`.
+    pub fn gaps(&self) -> Vec<u64> {
+        let vocab = self.logits.len().checked_div(self.tokens.len()).unwrap_or(0).max(1);
+        let below = |(row, &best): (&[i64], &u32)| {
+            let most = row[best as usize];
+            row.iter().map(move |&logit| (most - logit) as u64).collect::<Vec<_>>()
+        };
+        self.logits.chunks(vocab).zip(&self.tokens).flat_map(below).collect()
+    }
+}
+
 impl HeadSpec {
     /// Rows of the gain matrix, that of the bias included.
     pub fn gain_features(&self) -> usize {
@@ -77,6 +92,11 @@ impl HeadSpec {
     /// Bits of a logit's distance from the maximum, in three limbs.
     pub fn distance_bits(&self) -> u32 {
         3 * self.norm.limb_bits
+    }
+
+    /// Whether the output boundary holds all logits.
+    pub fn opens_logits(&self) -> bool {
+        self.open_logits.is_some()
     }
 
     /// Checks every bound that the circuit's soundness needs; see [`crate::spec::BlockSpec::check`].
@@ -89,6 +109,8 @@ impl HeadSpec {
         require("positions", self.positions as u64, 1, 256)?;
         require("weight_bits", self.weight_bits.into(), 2, 16)?;
         require("gain_shift", self.gain_shift.into(), 1, 15)?;
+        // Offset to be positive: a temperature that a client names must stay a number.
+        require("open_logits", self.open_logits.map_or(64, |frac| i64::from(frac) + 64) as u64, 0, 128)?;
         self.norm.check()?;
         if let Some(shift) = self.gain_bias {
             bound("matmul/bias", self.weight_bits.saturating_add(shift), 61)?;

@@ -14,6 +14,8 @@ pub const LOOKUPS: usize = 3;
 pub const SLOTS: usize = 4;
 /// The plain cell.
 pub const F: usize = 3;
+/// Columns of the output boundary that a lane has where logits are open.
+pub const OPEN: usize = 2;
 
 /// The kinds of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -83,6 +85,8 @@ impl Kind {
 pub trait View<E> {
     /// Cell `slot` of lane `l`, this row.
     fn cell(&self, slot: usize, lane: usize) -> E;
+    /// Open logits of lane `l`, this row: the lower limbs (0), the upper one (1).
+    fn open(&self, part: usize, lane: usize) -> E;
     /// [`super::layout::HeadLayout::index`] of this row.
     fn index(&self) -> E;
     /// `a_x`, this row.
@@ -279,7 +283,17 @@ impl Programs<'_> {
             Kind::Select => vec![("select/1", flag())],
             Kind::Logit | Kind::Tail => {
                 let attained = combination(&c.alpha, lanes, |l| view.cell(F, l) * self.limbs(view, l));
-                vec![("argmax/1", flag()), ("argmax/2", attained)]
+                let mut relations = vec![("argmax/1", flag()), ("argmax/2", attained)];
+                if self.spec.opens_logits() {
+                    let low = combination(&c.alpha, lanes, |l| {
+                        view.open(0, l)
+                            - view.cell(0, l)
+                            - view.cell(1, l) * pow2::<E>(self.spec.norm.limb_bits)
+                    });
+                    let high = combination(&c.alpha, lanes, |l| view.open(1, l) - view.cell(2, l));
+                    relations.extend([("logits/1", low), ("logits/2", high)]);
+                }
+                relations
             }
             _ => vec![],
         }

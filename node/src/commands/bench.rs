@@ -56,7 +56,8 @@ struct Subject {
 pub fn run(session: &Session, command: &BenchCommand) -> Result<()> {
     let subject = match command {
         BenchCommand::Block { model, layer, timing } => {
-            let prepared = source::prepare(&session.output, model.model.as_deref(), &model.choices())?;
+            let prepared =
+                source::prepare(&session.output, model.model.as_deref(), &model.quantise.choices())?;
             let count = prepared.integers.blocks.len();
             if *layer >= count {
                 return Err(Failure::new(
@@ -64,7 +65,7 @@ pub fn run(session: &Session, command: &BenchCommand) -> Result<()> {
                     format_args!("--layer {layer}: the model has layers 0..{count}"),
                 ));
             }
-            let ids = source::some_ids(&prepared.float, model.tokens)?;
+            let ids = source::some_ids(&prepared.float, model.quantise.tokens)?;
             let mut x = prepared.integers.embed(&ids)?;
             for at in 0..*layer {
                 check_interrupted()?;

@@ -13,7 +13,7 @@ use lamina_circuits::{
 use lamina_model::TextTokenizer;
 use lamina_prover::{Backend, Cpu};
 use lamina_verifier::{
-    bundle::{BundleExpectation, PromptExpectation, Whole, verify_bundle},
+    bundle::{BundleExpectation, Choice, PromptExpectation, Whole, verify_bundle},
     hash::Hasher,
     verify::{PublicationReceipt, verify_publication},
 };
@@ -75,9 +75,15 @@ pub fn generate(session: &Session, arguments: &BenchGenerateArgs) -> Result<()> 
         .count(tokens)
         .count(new_tokens)
         .u64(arguments.weight_bits.into())
+        .u64(arguments.open_logits.into())
         .digest();
     let root = session.cache.folder().join("bench").join(key.to_string());
-    let choices = Choices { weight_bits: arguments.weight_bits, answer: new_tokens, ..Choices::new(tokens) };
+    let choices = Choices {
+        weight_bits: arguments.weight_bits,
+        answer: new_tokens,
+        open_logits: arguments.open_logits,
+        ..Choices::new(tokens)
+    };
     let model = || Ok(source::prepare(&session.output, arguments.model.as_deref(), &choices)?.model());
     let (published, times) = published(session, &root, &name, arguments.publish, model)?;
     // A vocabulary that cannot express prose is asked something else.
@@ -141,6 +147,7 @@ fn random(arguments: &ModelShapeArgs) -> Result<IntegerModel> {
         tokens: arguments.tokens,
         positions: arguments.new_tokens,
         weight_bits: RANDOM_BITS,
+        open_logits: None,
     };
     let plan = ModelPlan::best(&block, &embedding, &head, arguments.layers, arguments.tokens)?;
     let params = AllParams { embedding: plan.embedding, block: plan.block.params, head: plan.head };
@@ -208,7 +215,7 @@ fn time(session: &Session, subject: Subject) -> Result<()> {
     let verifier_srs = srs.verifier_srs(true)?;
 
     let started = Instant::now();
-    let decoded = decode::greedy(&published.model()?, &whole, &prompt, new_tokens, &bar)?;
+    let decoded = decode::decode(&published.model()?, &whole, &prompt, new_tokens, Choice::Greedy, &bar)?;
     let generate_ms = milliseconds(started);
     let statement = Statement {
         model: published.loaded.model(),
@@ -241,7 +248,8 @@ fn time(session: &Session, subject: Subject) -> Result<()> {
     let slices = proving::prove(session, &task, vec![], &bar, 1)?;
     let prove_ms = milliseconds(started);
     let envelopes = slices.iter().map(|slice| files::read(&slice.file, MAX_PROOF_BYTES));
-    let bundle = generate::bundle(&statement, envelopes.collect::<Result<_>>()?)?;
+    let logits = folder.logits(&whole, decoded.answer.len())?;
+    let bundle = generate::bundle(&statement, envelopes.collect::<Result<_>>()?, logits)?;
     folder.remove()?;
     drop(bar);
     let prove_peak = peak_rss_bytes();
@@ -260,6 +268,7 @@ fn time(session: &Session, subject: Subject) -> Result<()> {
         request: statement.request,
         model,
         prompt: PromptExpectation::Ids(&prompt),
+        choice: Choice::Greedy,
         nodes: &nodes,
         publication,
     };
@@ -283,6 +292,7 @@ fn time(session: &Session, subject: Subject) -> Result<()> {
         "k": published.rows(),
         "prompt_tokens": prompt.len(),
         "new_tokens": decoded.answer.len(),
+        "open_logits": whole.open_logits().is_some(),
         "padded_tokens": whole.tokens(),
         "passes": decoded.passes,
         "generate_ms": generate_ms,

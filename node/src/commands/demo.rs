@@ -6,7 +6,7 @@ use lamina_circuits::model::Part;
 use lamina_model::forward::arg_max;
 use lamina_prover::{Cpu, Progress, publish::BlindedColumns, srs::Srs};
 use lamina_verifier::{
-    bundle::{Bundle, BundleExpectation, PromptExpectation, Whole, verify_bundle},
+    bundle::{Bundle, BundleExpectation, Choice, PromptExpectation, Whole, verify_bundle},
     context::Context,
     envelope::Envelope,
     srs::VerifierSrs,
@@ -140,7 +140,7 @@ pub fn run(session: &Session, arguments: &DemoArgs) -> Result<()> {
     }
     parts.create()?;
     let bar = Bar::new(output, "proving", layers + 3);
-    let decoded = decode::greedy(&model, &whole, &prompt, whole.positions(), &bar)?;
+    let decoded = decode::decode(&model, &whole, &prompt, whole.positions(), Choice::Greedy, &bar)?;
     let statement = Statement {
         model: published.loaded.model(),
         request: ids::fresh_request()?,
@@ -167,7 +167,7 @@ pub fn run(session: &Session, arguments: &DemoArgs) -> Result<()> {
     drop(bar);
     let envelopes: Vec<Vec<u8>> =
         figures.iter().map(|slice| files::read(&slice.file, MAX_PROOF_BYTES)).collect::<Result<_>>()?;
-    let bundle = generate::bundle(&statement, envelopes)?;
+    let bundle = generate::bundle(&statement, envelopes, None)?;
     parts.remove()?;
 
     let nodes = vec![statement.node; layers + 2];
@@ -175,6 +175,7 @@ pub fn run(session: &Session, arguments: &DemoArgs) -> Result<()> {
         request: statement.request,
         model: statement.model,
         prompt: PromptExpectation::Ids(&prompt),
+        choice: Choice::Greedy,
         nodes: &nodes,
         publication: receipt,
     };

@@ -27,7 +27,7 @@ pub fn run(session: &Session, arguments: &EvalArgs) -> Result<()> {
         files::check_free(path, session.existing)?;
     }
     let path = arguments.model.model.as_deref();
-    let prepared = source::prepare(&session.output, path, &arguments.model.choices())?;
+    let prepared = source::prepare(&session.output, path, &arguments.model.quantise.choices())?;
     let text = match &arguments.text {
         Some(path) => files::read_text(path)?,
         None => TEXT.to_owned(),

@@ -6,12 +6,16 @@ use std::{
 };
 
 use lamina_circuits::model::Part;
-use lamina_verifier::bundle::{Bundle, Prompt, Whole};
+use lamina_verifier::{
+    bundle::{Bundle, Choice, Prompt, Whole},
+    logits::{Logits, Sampling},
+};
 use serde_json::json;
+use zeroize::Zeroize;
 
 use crate::{
     Session,
-    cli::{GenerateArgs, LayerRange},
+    cli::{GenerateArgs, LayerRange, SamplingArgs},
     decode::{self, Decoded},
     failure::{Failure, Kind, Result},
     files::{self, Access, Existing},
@@ -51,15 +55,20 @@ pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
         })?,
     };
     let all = arguments.slices.is_none();
+    let folder = Folder::new(&parts_folder(out));
     if all {
         files::check_free(out, session.existing)?;
+        // One that a killed run left belongs to the parts that it left.
+        if arguments.hide_prompt && !folder.tails(Border::Ids).exists() {
+            files::check_free(&opening_file(out), session.existing)?;
+        }
     }
     let jobs = jobs(&published, arguments.memory)?;
     let tokenizer = published.tokenizer()?;
+    let choice = arguments.sampling.choice()?.unwrap_or(Choice::Greedy);
     let most = most_tokens(arguments.max_tokens, &whole)?;
     let prompt = source::prompt_ids(tokenizer.as_ref(), &arguments.prompt, whole.tokens() + 1 - most)?;
 
-    let folder = Folder::new(&parts_folder(out));
     folder.create()?;
     files::sweep(files::folder_of(out));
     let bar = Bar::new(&session.output, "generating", slices.len() + 2);
@@ -67,7 +76,7 @@ pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
     let srs = published.srs(session)?;
     let verifier_srs = srs.verifier_srs(true)?;
     let Decoded { answer, pass, streams, .. } =
-        decode::greedy(&published.model()?, &whole, &prompt, most, &bar)?;
+        decode::decode(&published.model()?, &whole, &prompt, most, choice, &bar)?;
 
     let request = folder.request(arguments.request.as_deref(), session.existing)?;
     let statement = Statement {
@@ -111,7 +120,15 @@ pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
     session.output.line(format!("prompt    {}", text_of(tokenizer.as_ref(), &prompt)?))?;
     session.output.line(format!("answer    {text}"))?;
     session.output.line(format!("request   {request}"))?;
-    let bundle = if all { Some(assemble(session, &statement, &figures, out)?) } else { None };
+    let bundle = if all {
+        if arguments.hide_prompt {
+            keep_opening(&folder, out, session.existing)?;
+        }
+        let logits = folder.logits(&whole, answer.len())?;
+        Some(assemble(session, &statement, &figures, logits, out)?)
+    } else {
+        None
+    };
     match &bundle {
         Some(bytes) => {
             session.output.line(format!("bundle    {}, {} bytes", out.display(), grouped(*bytes)))?
@@ -134,10 +151,7 @@ pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
         "insecure_srs": published.card.srs.insecure,
     }))?;
     if bundle.is_some() {
-        if arguments.hide_prompt {
-            // The opening is the client's: the rest of the secrets has served.
-            keep_opening(&folder, out, session.existing)?;
-        }
+        // The opening is the client's by now: the rest of the secrets has served.
         folder.remove()?;
     }
     Ok(())
@@ -164,9 +178,28 @@ fn beside(bundle: &Path, suffix: &str) -> PathBuf {
     bundle.with_file_name(name)
 }
 
+/// Writes the opening of a hidden prompt before its bundle, so that no bundle is without; one that a killed run wrote
+/// stays.
 fn keep_opening(folder: &Folder, bundle: &Path, existing: Existing) -> Result<()> {
-    let bytes = files::read(&folder.tails(Border::Ids), 1 << 30)?;
-    files::write(&opening_file(bundle), &bytes, Access::Secret, existing)
+    let mut bytes = files::read(&folder.tails(Border::Ids), 1 << 30)?;
+    let path = opening_file(bundle);
+    let mut there = if path.exists() { files::read(&path, 1 << 30)? } else { vec![] };
+    let written = if there == bytes { Ok(()) } else { files::write(&path, &bytes, Access::Secret, existing) };
+    bytes.zeroize();
+    there.zeroize();
+    written
+}
+
+impl SamplingArgs {
+    /// How tokens are chosen, if the command line says it.
+    ///
+    /// # Errors
+    /// A parameter is out of its range.
+    pub fn choice(&self) -> Result<Option<Choice>> {
+        let Some(seed) = &self.sample else { return Ok(None) };
+        let sampling = Sampling::new(seed.as_bytes(), self.temperature, self.top_k, self.top_p);
+        Ok(Some(Choice::Sampled(sampling?)))
+    }
 }
 
 /// The publication: the one that is named, or `NAME.lamina` here.
@@ -227,9 +260,15 @@ fn most_tokens(asked: Option<usize>, whole: &Whole) -> Result<usize> {
 }
 
 /// Writes the bundle of finished slices.
-fn assemble(session: &Session, statement: &Statement, figures: &[SliceFigures], out: &Path) -> Result<usize> {
+fn assemble(
+    session: &Session,
+    statement: &Statement,
+    figures: &[SliceFigures],
+    logits: Option<Logits>,
+    out: &Path,
+) -> Result<usize> {
     let proofs = figures.iter().map(|slice| files::read(&slice.file, MAX_PROOF_BYTES));
-    let bytes = bundle(statement, proofs.collect::<Result<_>>()?)?.encode();
+    let bytes = bundle(statement, proofs.collect::<Result<_>>()?, logits)?.encode();
     // Times are no secret, and of no consequence: those of an earlier bundle of this name go.
     let figures = serde_json::to_vec_pretty(&json!({ "slices": figures }))?;
     files::write(&figures_file(out), &figures, Access::Public, Existing::Replace)?;
@@ -237,11 +276,11 @@ fn assemble(session: &Session, statement: &Statement, figures: &[SliceFigures], 
     Ok(bytes.len())
 }
 
-/// A bundle out of a statement and the proofs of all slices.
+/// A bundle out of a statement, the proofs of all slices, and the logits where they are open.
 ///
 /// # Errors
 /// The statement is of no answer.
-pub fn bundle(statement: &Statement, slices: Vec<Vec<u8>>) -> Result<Bundle> {
+pub fn bundle(statement: &Statement, slices: Vec<Vec<u8>>, logits: Option<Logits>) -> Result<Bundle> {
     let answer = statement.answer.as_ref().ok_or_else(|| {
         Failure::new(
             Kind::Input,
@@ -257,6 +296,7 @@ pub fn bundle(statement: &Statement, slices: Vec<Vec<u8>>) -> Result<Bundle> {
         },
         padding: answer.padding,
         answer: answer.tokens.clone(),
+        logits,
         slices,
     })
 }
@@ -275,6 +315,7 @@ fn continue_text(session: &Session, arguments: &GenerateArgs) -> Result<()> {
         }
     }
     let output = &session.output;
+    let choice = arguments.sampling.choice()?.unwrap_or(Choice::Greedy);
     let (model, whole, most);
     match (&arguments.published, &arguments.model) {
         (Some(path), _) => {
@@ -288,7 +329,11 @@ fn continue_text(session: &Session, arguments: &GenerateArgs) -> Result<()> {
             let asked = arguments.max_tokens.unwrap_or(lamina_model::Options::DEFAULT_POSITIONS);
             let prompt =
                 source::prompt_ids(float.tokenizer.as_ref(), &arguments.prompt, float.config.context)?;
-            let choices = Choices { answer: asked, ..Choices::new((prompt.len() + asked - 1).max(1)) };
+            let choices = Choices {
+                answer: asked,
+                open_logits: matches!(choice, Choice::Sampled(_)),
+                ..Choices::new((prompt.len() + asked - 1).max(1))
+            };
             drop(float);
             model = source::prepare(output, Some(path), &choices)?.model();
             whole = Whole::new(&model.params.embedding, &model.params.head)?;
@@ -301,7 +346,7 @@ fn continue_text(session: &Session, arguments: &GenerateArgs) -> Result<()> {
     let tokenizer = model.tokenizer.as_ref();
     let prompt = source::prompt_ids(tokenizer, &arguments.prompt, whole.tokens() + 1 - most)?;
     let bar = Bar::new(output, "generating", 1);
-    let decoded = decode::greedy(&model, &whole, &prompt, most, &bar)?;
+    let decoded = decode::decode(&model, &whole, &prompt, most, choice, &bar)?;
     drop(bar);
     let text = text_of(tokenizer, &decoded.answer)?;
     output.line(format!("prompt    {}", text_of(tokenizer, &prompt)?))?;
@@ -319,7 +364,7 @@ pub mod join {
     use lamina_verifier::envelope::Envelope;
 
     use super::{
-        Access, BTreeMap, Failure, Folder, Kind, LayerRange, PathBuf, Result, Session, bundle, files,
+        Access, BTreeMap, Failure, Folder, Kind, LayerRange, PathBuf, Result, Session, Whole, bundle, files,
         grouped, json,
     };
     use crate::{cli::JoinArgs, failure::Classify, proving::Statement, publication};
@@ -417,8 +462,13 @@ pub mod join {
             before = Some((path, envelope));
         }
         let (_, statement) = first.ok_or_else(|| Failure::new(Kind::Usage, "no parts were given"))?;
+        let head = found.last_key_value().and_then(|(_, (path, _))| path.parent()).map(Folder::new);
+        let logits = match (&head, &statement.answer) {
+            (Some(folder), Some(answer)) => folder.logits(&Whole::of(&card)?, answer.tokens.len())?,
+            _ => None,
+        };
         let proofs = found.into_values().map(|(_, bytes)| bytes).collect();
-        let bytes = bundle(&statement, proofs)?.encode();
+        let bytes = bundle(&statement, proofs, logits)?.encode();
         files::write(&arguments.out, &bytes, Access::Public, session.existing)?;
         session.output.line(format!(
             "bundle    {}, {} slices, {} bytes",

@@ -291,6 +291,7 @@ fn bundle(path: &Path, card_file: Option<&Path>) -> Result<Value> {
         "prompt_tokens": bundle.prompt.tokens(),
         "answer": bundle.answer,
         "answer_text": text(&bundle.answer),
+        "logits": if bundle.logits.is_some() { "open" } else { "closed" },
         "neighbours_share_their_boundary": linked,
         "slices": slices,
         "note": "what the bundle claims; `lamina verify` checks it",

@@ -2,19 +2,20 @@
 
 use crate::{
     Session,
-    cli::{ModelArgs, PlanArgs},
+    cli::{PlanArgs, QuantiseArgs},
     failure::Result,
     output::table,
     source::{self, Choices},
 };
 
-impl ModelArgs {
+impl QuantiseArgs {
     /// How the model becomes integers.
     pub fn choices(&self) -> Choices<'_> {
         Choices {
             weight_bits: self.weight_bits,
             tokens: self.tokens,
             answer: self.answer,
+            open_logits: self.open_logits,
             calibrate: self.calibrate.as_deref(),
             headroom_bits: self.headroom,
         }
@@ -27,8 +28,11 @@ impl ModelArgs {
 /// The model is unusable, or no layout fits.
 pub fn run(session: &Session, arguments: &PlanArgs) -> Result<()> {
     let output = &session.output;
-    let prepared =
-        source::prepare(&session.output, arguments.model.model.as_deref(), &arguments.model.choices())?;
+    let prepared = source::prepare(
+        &session.output,
+        arguments.model.model.as_deref(),
+        &arguments.model.quantise.choices(),
+    )?;
     let plan = &prepared.plan;
     let mut value = serde_json::to_value(plan)?;
     value["headroom"] = serde_json::to_value(&prepared.integers.headroom)?;

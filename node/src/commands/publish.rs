@@ -13,7 +13,7 @@ use crate::{
     ids,
     output::grouped,
     publication::{self, Folder, Ranges, Slices, Task},
-    source::{self, Choices},
+    source,
 };
 
 /// Runs the command.
@@ -22,14 +22,7 @@ use crate::{
 /// The model is unusable, there is no reference string, another publication is in the way.
 pub fn run(session: &Session, arguments: &PublishArgs) -> Result<()> {
     let output = &session.output;
-    let choices = Choices {
-        weight_bits: arguments.weight_bits,
-        tokens: arguments.tokens,
-        answer: arguments.answer,
-        calibrate: arguments.calibrate.as_deref(),
-        headroom_bits: arguments.headroom,
-    };
-    let prepared = source::prepare(&session.output, Some(&arguments.model), &choices)?;
+    let prepared = source::prepare(&session.output, Some(&arguments.model), &arguments.quantise.choices())?;
     let count = prepared.integers.blocks.len();
     let slices = match arguments.layers {
         None => Slices::Whole(count),

@@ -1,23 +1,30 @@
 //! `lamina verify`: check proofs against a card.
 
-use std::{collections::BTreeMap, path::Path, time::Instant};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use lamina_circuits::{model::ModelCircuit, slice::SliceCircuit};
 use lamina_model::error::TokenizerError;
 use lamina_prover::publish::BlindedColumns;
 use lamina_verifier::{
     boundary::{BoundaryKind, OpenBoundary},
-    bundle::{self, Bundle, BundleExpectation, Prompt, PromptExpectation, Whole, verify_bundle},
+    bundle::{self, Bundle, BundleExpectation, Choice, Prompt, PromptExpectation, Whole, verify_bundle},
     card::InsecureSrs,
     context::Context,
     envelope::Envelope,
     hash::{ModelId, NodeId},
+    logits::{Logits, best},
     srs::VerifierSrs,
     verify::{
         BoundaryExpectation, ChainError, ChainExpectation, Expectation, PublicationReceipt, SliceError,
         Verdict, verify_chain, verify_publication, verify_slice,
     },
 };
+use safetensors::{Dtype, tensor::TensorView};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::{
@@ -69,6 +76,9 @@ pub fn run(session: &Session, arguments: &VerifyArgs) -> Result<()> {
     if arguments.prompt.is_some() || arguments.ids.is_some() {
         return Err(Failure::new(Kind::Usage, "a prompt is of use with a bundle only"));
     }
+    if arguments.sampling.sample.is_some() || arguments.logits.is_some() {
+        return Err(Failure::new(Kind::Usage, "--sample and --logits are of use with a bundle only"));
+    }
     let mut presented = vec![];
     for path in &arguments.files {
         presented.push(present(path, &loaded)?);
@@ -79,8 +89,8 @@ pub fn run(session: &Session, arguments: &VerifyArgs) -> Result<()> {
     let srs = reference_string(arguments, &folder, open)?;
     let receipt = receipt(arguments, &folder, &loaded, &srs)?;
 
-    let first = read_boundary(arguments.input.as_deref())?;
-    let last = read_boundary(arguments.output.as_deref())?;
+    let read = |path: &Option<PathBuf>| path.as_deref().map(OpenBoundaryFile::read).transpose();
+    let (first, last) = (read(&arguments.input)?, read(&arguments.output)?);
     let started = Instant::now();
     let verdicts = check(arguments, &loaded, &srs, receipt, &presented, first.as_ref(), last.as_ref())?;
     let verify_ms = milliseconds(started);
@@ -142,6 +152,7 @@ fn run_bundle(session: &Session, arguments: &VerifyArgs, card: &LoadedCard, path
         request: arguments.request.as_deref().map_or(bundle.request, ids::request),
         model: card.model(),
         prompt: expected,
+        choice: arguments.sampling.choice()?.unwrap_or(Choice::Any),
         nodes: &nodes,
         publication: receipt,
     };
@@ -169,18 +180,47 @@ fn run_bundle(session: &Session, arguments: &VerifyArgs, card: &LoadedCard, path
     for node in &distinct {
         output.line(format!("node      {node} ({})", given(arguments.node.is_some())))?;
     }
+    let logits = whole.open_logits().zip(bundle.logits.as_ref());
+    let standings: Vec<Standing> =
+        logits.map_or_else(Vec::new, |(frac, logits)| standings(&bundle, logits, frac));
+    for (index, one) in standings.iter().enumerate() {
+        output.line(format!(
+            "logits    token {index} {:?}: probability {:.4}, {} more probable",
+            text(&[one.token])?,
+            one.probability,
+            one.above
+        ))?;
+    }
+    if let Some(path) = &arguments.logits {
+        let (frac, logits) = logits.ok_or_else(|| {
+            Failure::new(
+                Kind::Input,
+                "--logits: this model keeps them closed; see `lamina publish --open-logits`",
+            )
+        })?;
+        let bytes = logits_file(&bundle, logits, frac)?;
+        files::write(path, &bytes, files::Access::Public, session.existing)?;
+    }
     let verified = verdicts.iter().all(|verdict| verdict.publication_verified);
     output.line(format!(
         "weights   {}",
         if verified { "in range, proved" } else { "in range on the publisher's word only" }
     ))?;
+    let chosen = if arguments.sampling.sample.is_some() {
+        Chosen::Sampled
+    } else if standings.iter().all(|one| one.greedy) {
+        Chosen::Greedy
+    } else {
+        Chosen::Somehow
+    };
     let insecure = verdicts.iter().any(|verdict| verdict.insecure_srs);
     if insecure {
         output.line("srs       INSECURE development string: this bundle proves nothing to anyone else")?;
     }
     output.line(format!(
-        "verified  {} tokens, the greedy continuation; all {} slices, {verify_ms:.1} ms",
+        "verified  {} tokens, {}; all {} slices, {verify_ms:.1} ms",
         bundle.answer.len(),
+        chosen.text(),
         verdicts.len()
     ))?;
     output.value(&json!({
@@ -193,6 +233,9 @@ fn run_bundle(session: &Session, arguments: &VerifyArgs, card: &LoadedCard, path
         "prompt_opened": opening.is_some(),
         "answer": bundle.answer,
         "answer_text": answer,
+        "chosen": chosen,
+        "logit_frac": whole.open_logits(),
+        "standings": standings,
         "nodes": distinct,
         "expected": {
             "model": arguments.model.is_some(),
@@ -206,6 +249,62 @@ fn run_bundle(session: &Session, arguments: &VerifyArgs, card: &LoadedCard, path
         "key_checked": arguments.check_key,
         "verify_ms": verify_ms,
     }))
+}
+
+/// How the tokens of an answer were chosen.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Chosen {
+    /// The greatest logit each.
+    Greedy,
+    /// As `--sample` says.
+    Sampled,
+    /// By proved logits, otherwise than greedily; nobody said how.
+    Somehow,
+}
+
+impl Chosen {
+    fn text(self) -> &'static str {
+        match self {
+            Chosen::Greedy => "the greedy continuation",
+            Chosen::Sampled => "sampled from proved logits as asked",
+            Chosen::Somehow => "NOT greedy, with proved logits: who chose them and how is not, see --sample",
+        }
+    }
+}
+
+/// Where a token stands among the logits that it was chosen by.
+#[derive(Serialize)]
+struct Standing {
+    token: u32,
+    /// Logits that are greater.
+    above: usize,
+    /// At temperature 1.
+    probability: f64,
+    /// Whether it is the lowest id of the greatest.
+    greedy: bool,
+}
+
+fn standings(bundle: &Bundle, logits: &Logits, frac: i32) -> Vec<Standing> {
+    let standing = |(&token, row): (&u32, &[u64])| {
+        let (above, probability) = Logits::standing(row, frac, token)?;
+        Some(Standing { token, above, probability, greedy: best(row) == Some(token) })
+    };
+    bundle.answer.iter().zip(logits.rows()).filter_map(standing).collect()
+}
+
+/// Open logits for samplers in other languages.
+fn logits_file(bundle: &Bundle, logits: &Logits, frac: i32) -> Result<Vec<u8>> {
+    let bytes: Vec<u8> = logits.gaps.iter().flat_map(|gap| gap.to_le_bytes()).collect();
+    let shape = vec![bundle.answer.len(), logits.vocab as usize];
+    let view = TensorView::new(Dtype::U64, shape, &bytes)?;
+    let about = [
+        ("frac", frac.to_string()),
+        ("meaning", "the greatest logit less each, in units of 2^-frac".to_owned()),
+        ("answer", bundle.answer.iter().map(u32::to_string).collect::<Vec<_>>().join(",")),
+    ];
+    let about = about.map(|(key, value)| (key.to_owned(), value)).into();
+    Ok(safetensors::serialize([("gaps", view)], Some(about))?)
 }
 
 fn explain_insecure(failure: Failure) -> Failure {
@@ -289,13 +388,6 @@ fn check_key(session: &Session, card: &CardFile, loaded: &LoadedCard) -> Result<
         }
     }
     Ok(())
-}
-
-fn read_boundary(path: Option<&Path>) -> Result<Option<OpenBoundary>> {
-    let Some(path) = path else { return Ok(None) };
-    let file: OpenBoundaryFile =
-        serde_json::from_slice(&files::read(path, 1 << 30)?).context(path.display())?;
-    Ok(Some(OpenBoundary { columns: file.columns }))
 }
 
 /// What a slice's boundary must be, given what the caller knows of it.
