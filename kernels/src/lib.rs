@@ -1,0 +1,33 @@
+//! CUDA kernels for BN254 and what launches them.
+//!
+//! Field and curve arithmetic, transforms, multi-scalar multiplication, linear combinations, scans, inverses
+//! and LogUp fractions, over columns that stay on the device. The kernels are CUDA C++ in `kernels/cuda`,
+//! shipped as one PTX that the driver compiles for the device at hand: users need the driver and nothing
+//! else. `docs/gpu.md` has the design, and how all of it is tested where there is no GPU.
+//!
+//! # Shapes
+//! A [`Matrix`] is a list of columns of one length, one after another. Field elements are in Montgomery form
+//! with `R = 2^256` and below the modulus: the layout that the host's library has.
+//!
+//! # Order
+//! A [`Device`] has one stream. Calls return when their work is queued, except those that return host values.
+#![expect(unsafe_code, reason = "the driver's interface takes pointers")]
+
+mod combine;
+mod device;
+mod error;
+mod field;
+mod logup;
+mod memory;
+mod msm;
+mod ntt;
+mod scan;
+
+pub use device::{Device, PTX};
+pub use error::Error;
+pub use field::Operation;
+pub use logup::Fractions;
+pub use memory::{Cell, Matrix};
+pub use msm::{Msm, Plan};
+pub use ntt::{Coset, MAX_LOG_N, Ntt};
+pub use scan::Join;

@@ -1,0 +1,47 @@
+//! The prover's steps that these kernels are for, against its naive backend.
+
+use ff::{Field, PrimeField};
+use halo2_proofs::poly::kzg::commitment::ParamsKZG;
+use lamina_circuits::{Fr, witness::Column};
+use lamina_kernels::{Msm, Ntt};
+use lamina_prover::{
+    Bases, Reference,
+    backend::{Backend, Setup},
+};
+
+use crate::common::{Integer, cells, device, elements, matrix, rng, to_field};
+
+#[test]
+fn transforms_cosets_and_commitments_are_those_of_the_reference() {
+    let device = device();
+    let k = 5;
+    let n = 1usize << k;
+    let bases = Bases::new(&ParamsKZG::setup(k, rng(1)), k).unwrap();
+    let setup = Setup { bases: &bases, degree: 5, usable: n - 6, fixed: &[], sigma: &[] };
+    assert_eq!(Reference.name(), "reference");
+    let key = Reference.load(&setup);
+    let ntt = Ntt::new(&device, k).unwrap();
+    let (lagrange, monomial) =
+        (Msm::new(&device, &bases.lagrange).unwrap(), Msm::new(&device, &bases.monomial).unwrap());
+
+    let check = |column: Column, values: Vec<Fr>, commitment| {
+        let column = Reference.column(&key, column, Vec::new());
+        assert_eq!(commitment, Reference.commit(&key, &[&column]));
+        let poly = Reference.coefficients(&key, &column);
+        let coefficients = ntt.coefficients(&matrix(&device, &[values])).unwrap();
+        assert_eq!(coefficients.column(&device, 0).unwrap(), poly);
+        assert_eq!(monomial.multiply(0, &coefficients).unwrap(), Reference.commit_polys(&key, &[&poly]));
+        for j in 0..4 {
+            let coset = ntt.coset(Fr::MULTIPLICATIVE_GENERATOR.pow_vartime([j as u64 + 1])).unwrap();
+            let out = ntt.values_on(&coset, &coefficients).unwrap();
+            assert_eq!(out.column(&device, 0).unwrap(), Reference.coset(&key, &poly, j));
+        }
+    };
+    let (short, long, field) = (cells::<i16>(n, 1), cells::<i32>(n, 2), elements::<Fr>(n, 3));
+    let sums = lagrange.multiply(0, &matrix(&device, &[short.clone()])).unwrap();
+    check(Column::I16(short.clone().into()), to_field(&short), sums);
+    let sums = lagrange.multiply(0, &matrix(&device, &[long.clone()])).unwrap();
+    check(Column::I32(long.clone().into()), to_field(&long), sums);
+    let sums = lagrange.multiply(0, &matrix(&device, &[field.clone()])).unwrap();
+    check(Column::Field(field.clone()), field.iter().map(|v| v.to_field()).collect(), sums);
+}
