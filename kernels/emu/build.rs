@@ -39,7 +39,14 @@ fn main() {
     for unit in ["kernels", "scheduler", "driver", "ptx"] {
         let object = out.join(unit).with_extension("o");
         let mut command = compiler.to_command();
-        command.args(["-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-clobbered"]);
+        command.args([
+            "-fPIC",
+            "-fvisibility=hidden",
+            "-Wall",
+            "-Wextra",
+            "-Wno-unknown-pragmas",
+            "-Wno-clobbered",
+        ]);
         command.args(all).arg("-Icpp").arg("-I").arg(cuda.join("include")).arg("-I").arg(cuda.join("src"));
         if unit == "kernels" {
             command.args(kernels_only);

@@ -64,7 +64,12 @@ fn run(device: &Device, log_sizes: &[u32], batch: usize) -> Result<(), Error> {
     let chain = columns(device, &fields, 1)?;
     let rounds = 500;
     let ms = median(device, || device.chain(&chain, rounds))?;
-    line("products of field elements", ms, "products", f64::from(rounds) * largest as f64 / f64::from(ms) * 1e3);
+    line(
+        "products of field elements",
+        ms,
+        "products",
+        f64::from(rounds) * largest as f64 / f64::from(ms) * 1e3,
+    );
 
     let points = points(largest);
     let msm = Msm::new(device, &points)?;
@@ -74,11 +79,26 @@ fn run(device: &Device, log_sizes: &[u32], batch: usize) -> Result<(), Error> {
         let batch = batch.min((1 << 26) / n).max(1);
         let many = columns(device, &fields[..n], batch)?;
         let ms = median(device, || ntt.values(&many))?;
-        line(&format!("transform 2^{log_n}, each of {batch}"), ms / batch as f32, "rows", n as f64 * batch as f64 / f64::from(ms) * 1e3);
+        line(
+            &format!("transform 2^{log_n}, each of {batch}"),
+            ms / batch as f32,
+            "rows",
+            n as f64 * batch as f64 / f64::from(ms) * 1e3,
+        );
         let ms = median(device, || device.invert(&many))?;
-        line(&format!("inverses, {batch} x 2^{log_n}"), ms, "rows", n as f64 * batch as f64 / f64::from(ms) * 1e3);
+        line(
+            &format!("inverses, {batch} x 2^{log_n}"),
+            ms,
+            "rows",
+            n as f64 * batch as f64 / f64::from(ms) * 1e3,
+        );
         let ms = median(device, || device.scan(Join::Product, &many, None))?;
-        line(&format!("running products, {batch} x 2^{log_n}"), ms, "rows", n as f64 * batch as f64 / f64::from(ms) * 1e3);
+        line(
+            &format!("running products, {batch} x 2^{log_n}"),
+            ms,
+            "rows",
+            n as f64 * batch as f64 / f64::from(ms) * 1e3,
+        );
         let one = columns(device, &fields[..n], 1)?;
         let ms = median(device, || msm.multiply(0, &one))?;
         line(&format!("MSM 2^{log_n}, field elements"), ms, "points", n as f64 / f64::from(ms) * 1e3);
@@ -87,13 +107,28 @@ fn run(device: &Device, log_sizes: &[u32], batch: usize) -> Result<(), Error> {
         line(&format!("MSM 2^{log_n}, 16 bits"), ms, "points", n as f64 / f64::from(ms) * 1e3);
         let many = columns(device, &shorts[..n], batch)?;
         let ms = median(device, || msm.multiply(0, &many))?;
-        line(&format!("MSM 2^{log_n}, 16 bits, each of {batch}"), ms / batch as f32, "points", n as f64 * batch as f64 / f64::from(ms) * 1e3);
+        line(
+            &format!("MSM 2^{log_n}, 16 bits, each of {batch}"),
+            ms / batch as f32,
+            "points",
+            n as f64 * batch as f64 / f64::from(ms) * 1e3,
+        );
         let factors = &fields[..batch];
         let ms = median(device, || device.combine(&many, factors))?;
-        line(&format!("combination of {batch} x 2^{log_n}, 16 bits"), ms, "cells", n as f64 * batch as f64 / f64::from(ms) * 1e3);
+        line(
+            &format!("combination of {batch} x 2^{log_n}, 16 bits"),
+            ms,
+            "cells",
+            n as f64 * batch as f64 / f64::from(ms) * 1e3,
+        );
         let many = columns(device, &bytes[..n], batch)?;
         let ms = median(device, || device.combine(&many, factors))?;
-        line(&format!("combination of {batch} x 2^{log_n}, 8 bits"), ms, "cells", n as f64 * batch as f64 / f64::from(ms) * 1e3);
+        line(
+            &format!("combination of {batch} x 2^{log_n}, 8 bits"),
+            ms,
+            "cells",
+            n as f64 * batch as f64 / f64::from(ms) * 1e3,
+        );
     }
     Ok(())
 }
@@ -112,7 +147,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         start.elapsed().as_secs_f64() * 1e3
     );
     let large = std::env::args().nth(1).is_some_and(|size| size == "large");
-    let sizes: &[u32] = if emulated { &[6] } else if large { &[16, 20, 22] } else { &[15, 16, 18, 20] };
+    let sizes: &[u32] = if emulated {
+        &[6]
+    } else if large {
+        &[16, 20, 22]
+    } else {
+        &[15, 16, 18, 20]
+    };
     run(&device, sizes, if emulated { 2 } else { 64 })?;
     Ok(())
 }

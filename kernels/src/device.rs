@@ -8,7 +8,9 @@ use std::{
 use cudarc::{
     driver::{
         CudaContext, CudaFunction, CudaModule, CudaStream, LaunchConfig, PushKernelArg,
-        sys::{self, CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MAX_SHARED},
+        sys::{
+            self, CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MAX_SHARED,
+        },
     },
     nvrtc::Ptx,
 };
@@ -88,7 +90,9 @@ impl Device {
         }
         let mut version = 0;
         // SAFETY: writes one integer, and may be called before `cuInit`.
-        unsafe { sys::cuDriverGetVersion(&raw mut version) }.result().map_err(Error::driver("tell its version"))?;
+        unsafe { sys::cuDriverGetVersion(&raw mut version) }
+            .result()
+            .map_err(Error::driver("tell its version"))?;
         if version < CUDA_VERSION {
             return Err(Error::OldDriver { needed: CUDA_VERSION, actual: version });
         }

@@ -29,7 +29,12 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::Shape`] where the shapes differ, [`Error::Memory`], [`Error::Driver`].
-    pub fn elementwise(&self, operation: Operation, a: &Matrix<Fr>, b: &Matrix<Fr>) -> Result<Matrix<Fr>, Error> {
+    pub fn elementwise(
+        &self,
+        operation: Operation,
+        a: &Matrix<Fr>,
+        b: &Matrix<Fr>,
+    ) -> Result<Matrix<Fr>, Error> {
         same("columns of the second operand", a.columns(), b.columns())?;
         same("rows of the second operand", a.rows(), b.rows())?;
         let out = Matrix::uninitialised(self, a.columns(), a.rows())?;
@@ -82,14 +87,10 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::Shape`] where the lengths differ, [`Error::Memory`], [`Error::Driver`].
-    pub fn base_field(
-        &self,
-        operation: Operation,
-        a: &[Fq],
-        b: &[Fq],
-    ) -> Result<Vec<Fq>, Error> {
+    pub fn base_field(&self, operation: Operation, a: &[Fq], b: &[Fq]) -> Result<Vec<Fq>, Error> {
         same("elements of the second operand", a.len(), b.len())?;
-        let (x, y, out) = (Buffer::from_host(self, a)?, Buffer::from_host(self, b)?, Buffer::new(self, a.len())?);
+        let (x, y, out) =
+            (Buffer::from_host(self, a)?, Buffer::from_host(self, b)?, Buffer::new(self, a.len())?);
         self.apply("fq_elementwise", operation, &out, &x, &y, a.len())?;
         out.read(self, 0, a.len())
     }

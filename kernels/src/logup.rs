@@ -30,7 +30,12 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::Shape`] unless there is a shift for each column and `size > 0`, [`Error::Memory`], [`Error::Driver`].
-    pub fn fractions<T: Cell>(&self, cells: &Matrix<T>, shifts: &[Fr], size: usize) -> Result<Fractions, Error> {
+    pub fn fractions<T: Cell>(
+        &self,
+        cells: &Matrix<T>,
+        shifts: &[Fr],
+        size: usize,
+    ) -> Result<Fractions, Error> {
         same("shifts", cells.columns(), shifts.len())?;
         if size == 0 {
             return Err(Error::Shape { what: "cells of a helper, at least", expected: 1, actual: 0 });
@@ -62,7 +67,12 @@ impl Device {
     ///
     /// # Errors
     /// As [`Device::fractions`].
-    pub fn helpers<T: Cell>(&self, cells: &Matrix<T>, shifts: &[Fr], size: usize) -> Result<Matrix<Fr>, Error> {
+    pub fn helpers<T: Cell>(
+        &self,
+        cells: &Matrix<T>,
+        shifts: &[Fr],
+        size: usize,
+    ) -> Result<Matrix<Fr>, Error> {
         let fractions = self.fractions(cells, shifts, size)?;
         let inverses = self.invert(&fractions.denominators)?;
         self.elementwise(Operation::Multiply, &fractions.numerators, &inverses)

@@ -107,7 +107,8 @@ impl<T: Plain> Buffer<T> {
     /// without having been written shows.
     pub(crate) fn new(device: &Device, len: usize) -> Result<Self, Error> {
         // The driver allocates no empty buffers.
-        let needed = len.max(1).checked_mul(size_of::<T>()).ok_or(Error::Memory { needed: usize::MAX, free: 0 })?;
+        let needed =
+            len.max(1).checked_mul(size_of::<T>()).ok_or(Error::Memory { needed: usize::MAX, free: 0 })?;
         // SAFETY: bytes without a value are written before they are read; the kernels' sources say which.
         let bytes = match unsafe { device.stream.alloc::<u8>(needed) } {
             Ok(bytes) => bytes,
@@ -209,7 +210,10 @@ pub struct Matrix<T: Plain> {
 
 impl<T: Plain> fmt::Debug for Matrix<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Matrix").field("columns", &self.columns).field("rows", &self.rows).finish_non_exhaustive()
+        f.debug_struct("Matrix")
+            .field("columns", &self.columns)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
     }
 }
 

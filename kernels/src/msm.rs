@@ -1,6 +1,6 @@
 //! Sums of multiples of fixed points.
 
-use ff::{BatchInvert, Field};
+use ff::BatchInvert;
 use halo2_proofs::halo2curves::bn256::{Fq, G1Affine};
 
 use crate::{
@@ -69,7 +69,10 @@ pub struct Msm {
 
 impl std::fmt::Debug for Msm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Msm").field("len", &self.len).field("scratch_bytes", &self.scratch_bytes).finish_non_exhaustive()
+        f.debug_struct("Msm")
+            .field("len", &self.len)
+            .field("scratch_bytes", &self.scratch_bytes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -124,7 +127,11 @@ impl Msm {
         let bits = if T::BITS == 0 { FIELD_BITS } else { T::BITS };
         if plan.window < 2 || plan.window * plan.windows < bits {
             let actual = (plan.window * plan.windows) as usize;
-            return Err(Error::Shape { what: "bits of all windows, at least", expected: bits as usize, actual });
+            return Err(Error::Shape {
+                what: "bits of all windows, at least",
+                expected: bits as usize,
+                actual,
+            });
         }
         if n == 0 {
             return Ok(vec![G1Affine::default(); scalars.columns()]);
@@ -139,7 +146,7 @@ impl Msm {
         Ok(affine(&results))
     }
 
-    /// Rows of a tile: as many as there are buckets at least, so that counters are no more than digits.
+    /// Rows of a tile: several times as many as buckets, so that counters are fewer than digits.
     fn tile_len(plan: Plan, n: usize) -> usize {
         (4 * plan.buckets()).max(4096).min(n)
     }
@@ -188,12 +195,18 @@ impl Msm {
         // SAFETY: `msm_digits`. out: [columns, windows, n], scalars: [columns, n].
         unsafe { device.launch("msm_digits", grid, &arguments) }?;
 
-        let grid = Grid { blocks: tasks * tiles, threads: 512, shared_bytes: 4 * buckets };
+        // Small blocks for small tasks: there may be thousands of them.
+        let threads = |work: usize| work.next_multiple_of(32).min(512) as u32;
+        let grid = Grid {
+            blocks: tasks * tiles,
+            threads: threads(tile_len.max(buckets)),
+            shared_bytes: 4 * buckets,
+        };
         let shape = [u32_of(n), u32_of(buckets), u32_of(tile_len), u32_of(tiles)];
         let arguments = [&[round.counts.address(), round.digits.address()], &shape[..]].concat();
         // SAFETY: `msm_count`. counts: [tasks, tiles, buckets], digits: [tasks, n].
         unsafe { device.launch("msm_count", grid, &arguments) }?;
-        let one_each = Grid { blocks: tasks, threads: 512, shared_bytes: 4 * 17 };
+        let one_each = Grid { blocks: tasks, threads: threads(buckets), shared_bytes: 4 * 17 };
         let arguments = [round.offsets.address(), round.counts.address(), u32_of(buckets), u32_of(tiles)];
         // SAFETY: `msm_offsets`. offsets: [tasks, buckets + 1], counts: [tasks, tiles, buckets].
         unsafe { device.launch("msm_offsets", one_each, &arguments) }?;
@@ -207,7 +220,14 @@ impl Msm {
     }
 
     /// Bucket sums, `sums[task][b]`.
-    fn accumulate(&self, round: &Round, first: usize, tasks: usize, n: usize, buckets: usize) -> Result<(), Error> {
+    fn accumulate(
+        &self,
+        round: &Round,
+        first: usize,
+        tasks: usize,
+        n: usize,
+        buckets: usize,
+    ) -> Result<(), Error> {
         let device = &self.device;
         let u32_of = |v: usize| Argument::U32(v as u32);
         // Few entries a thread where there are few in all, so that the device is full.

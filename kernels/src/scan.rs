@@ -54,8 +54,7 @@ impl Device {
         let one_each = Grid { blocks: if tiles == 0 { 0 } else { count }, ..grid };
         // SAFETY: `scan_offsets`. totals: [columns, tiles], start: [columns] or none.
         unsafe { self.launch("scan_offsets", one_each, &arguments) }?;
-        let arguments =
-            [out.buffer.address(), source, stride, totals.address(), rows, tile_count, product];
+        let arguments = [out.buffer.address(), source, stride, totals.address(), rows, tile_count, product];
         // SAFETY: `scan_apply`. out, in: [columns, n], offsets: [columns, tiles].
         unsafe { self.launch("scan_apply", grid, &arguments) }?;
         Ok(out)

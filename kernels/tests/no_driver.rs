@@ -7,7 +7,8 @@ fn a_missing_driver_is_a_typed_error() {
     match Device::open(0) {
         Ok(device) => assert!(!device.name().starts_with("emulation"), "{}", device.name()),
         Err(error) => {
-            let expected = matches!(error, Error::NoDriver | Error::NoDevice { .. } | Error::OldDriver { .. });
+            let expected =
+                matches!(error, Error::NoDriver | Error::NoDevice { .. } | Error::OldDriver { .. });
             assert!(expected, "{error}");
         }
     }

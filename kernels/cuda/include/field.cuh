@@ -207,18 +207,21 @@ LAMINA_FN Fp<P> power(Fp<P> a, u32 e) {
   return r;
 }
 
-// 1/a, and 0 for 0: a^(p-2), left to right.
+// 1/a, and 0 for 0: a^(p-2), left to right. The exponent is shifted out of registers: a table of words would be
+// indexed at run time, and lie in local memory.
 template <class P>
 LAMINA_FN Fp<P> inverse(Fp<P> a) {
+  u32 e[8];
+#pragma unroll
+  for (int j = 0; j < 8; j++) e[j] = P::p(j) - (j == 0 ? 2 : 0);
   Fp<P> r = fp_one<P>();
 #pragma unroll 1
-  for (int i = 253; i >= 0; i--) {
-    u32 word = 0;
+  for (int i = 0; i < 256; i++) {
+    r = r * r;
+    if (e[7] >> 31) r = r * a;
 #pragma unroll
-    for (int j = 0; j < 8; j++) word = (i >> 5) == j ? P::p(j) - (j == 0 ? 2 : 0) : word;
-    const bool multiply = (word >> (i & 31)) & 1;
-#pragma unroll 1
-    for (int step = 0; step < (multiply ? 2 : 1); step++) r = r * select(step == 0, r, a);
+    for (int j = 7; j > 0; j--) e[j] = (e[j] << 1) | (e[j - 1] >> 31);
+    e[0] <<= 1;
   }
   return r;
 }

@@ -49,7 +49,9 @@ pub fn install(mode: Mode) {
     let set = unsafe { library.get::<unsafe extern "C" fn(i32) -> i32>(b"lamina_emu_interpret\0") };
     match set {
         // SAFETY: takes an integer, sets a flag.
-        Ok(set) => assert_eq!(unsafe { set((mode == Mode::Ptx).into()) }, 0, "installed in another mode before"),
+        Ok(set) => {
+            assert_eq!(unsafe { set((mode == Mode::Ptx).into()) }, 0, "installed in another mode before")
+        }
         Err(error) => panic!("the emulation is not ours: {error}"),
     }
 }

@@ -43,7 +43,8 @@ pub fn edges<F: Field + From<u64>>() -> Vec<F> {
     let two = F::ONE.double();
     let half = two.invert().unwrap();
     let power = |e: u64| two.pow_vartime([e]);
-    let mut list = vec![F::ZERO, F::ONE, -F::ONE, two, -two, half, -half, F::from(u64::MAX), -F::from(u64::MAX)];
+    let mut list =
+        vec![F::ZERO, F::ONE, -F::ONE, two, -two, half, -half, F::from(u64::MAX), -F::from(u64::MAX)];
     // Montgomery forms 1, R^2 and neighbours of powers of two.
     let r = power(256);
     list.extend([r, r.invert().unwrap(), -r, r.square()]);
@@ -59,7 +60,7 @@ pub fn elements<F: Field + From<u64>>(n: usize, seed: u8) -> Vec<F> {
 }
 
 /// An integer of a column, and the field element that it is.
-pub trait Integer: Cell + PartialEq + std::fmt::Debug {
+pub trait Integer: Cell + PartialEq + std::fmt::Debug + 'static {
     const EDGES: &'static [Self];
     fn from_word(word: u32) -> Self;
     fn to_field(self) -> Fr;

@@ -1,6 +1,6 @@
 //! Arithmetic of both fields, against arkworks.
 
-use ark_ff::{BigInteger, PrimeField as _};
+use ark_ff::BigInteger;
 use ff::{Field, PrimeField};
 use halo2_proofs::halo2curves::bn256::Fq;
 use lamina_circuits::Fr;
@@ -13,7 +13,7 @@ const OPERATIONS: [Operation; 3] = [Operation::Add, Operation::Subtract, Operati
 /// All pairs of edge values with each other and with random ones.
 fn pairs<F: Field + From<u64>>() -> (Vec<F>, Vec<F>) {
     let all: Vec<F> = elements(200, 1);
-    edges().iter().flat_map(|a| all.iter().map(|b| (*a, *b))).unzip()
+    edges::<F>().iter().flat_map(|a| all.iter().map(|b| (*a, *b))).unzip()
 }
 
 fn theirs<A: ark_ff::PrimeField, F: PrimeField<Repr: AsRef<[u8]>>>(v: &F) -> A {

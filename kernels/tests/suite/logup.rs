@@ -21,7 +21,8 @@ fn check<T: Integer>(columns: usize, rows: usize, size: usize) {
     assert_eq!(helpers.len(), columns.div_ceil(size));
     for (helper, (group, shifts)) in cells.chunks(size).zip(shifts.chunks(size)).enumerate() {
         for row in 0..rows {
-            let terms: Vec<Fr> = group.iter().zip(shifts).map(|(column, s)| column[row].to_field() + s).collect();
+            let terms: Vec<Fr> =
+                group.iter().zip(shifts).map(|(column, s)| column[row].to_field() + s).collect();
             let denominator: Fr = terms.iter().product();
             let numerator: Fr = (0..terms.len())
                 .map(|k| terms.iter().enumerate().filter(|(j, _)| *j != k).map(|(_, t)| t).product::<Fr>())

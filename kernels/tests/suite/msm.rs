@@ -60,7 +60,8 @@ fn field_elements() {
     for n in [1, 2, 37, 600] {
         let (points, logarithms) = points(n);
         let msm = Msm::new(&device, &points).unwrap();
-        let columns: Vec<Vec<Fr>> = vec![elements(n, 1), elements(n, 2), vec![Fr::ZERO; n], vec![-Fr::ONE; n]];
+        let columns: Vec<Vec<Fr>> =
+            vec![elements(n, 1), elements(n, 2), vec![Fr::ZERO; n], vec![-Fr::ONE; n]];
         check(&device, &msm, None, &logarithms, &columns);
     }
 }

@@ -47,7 +47,10 @@ fn transforms_are_those_of_arkworks() {
             let out = ntt.values(&input).unwrap();
             for (at, column) in columns.iter().enumerate() {
                 let out = out.column(&device, at).unwrap();
-                assert!(out == values(n, ntt.omega(), Fr::ONE, column), "2^{log_n}, {rows} rows, column {at}");
+                assert!(
+                    out == values(n, ntt.omega(), Fr::ONE, column),
+                    "2^{log_n}, {rows} rows, column {at}"
+                );
             }
             let mut back = ntt.coefficients(&out).unwrap().to_columns(&device).unwrap();
             for (back, column) in back.iter_mut().zip(&columns) {
