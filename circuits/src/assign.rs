@@ -13,8 +13,9 @@ use crate::{
     logup::{self, ARITY, signed, tuple},
     rows::{
         A, B, C2, C3, C4, C5, C6, Challenges, F, Kind, LIMBS, LOOKUPS, Programs, RowView, SLOTS, VALUES,
-        combination, halves, int, power,
+        combination, geometric, halves, int, pow2, power,
     },
+    spec::FeedForward,
     tables::{self, Table},
     witness::{Column, Witness},
 };
@@ -37,6 +38,9 @@ pub struct BlockWitness {
     /// Cells `(cell column, row)` that a cheating prover sets to field elements no integer stands for.
     #[cfg(feature = "cheat")]
     pub overrides: std::collections::BTreeMap<(usize, usize), Fr>,
+    /// How often a cheating prover adds the biases to each token; empty for once.
+    #[cfg(feature = "cheat")]
+    pub bias_counts: Vec<i32>,
 }
 
 /// Maps `0..n` to a vector, in parallel when built with `parallel`.
@@ -88,6 +92,8 @@ impl BlockWitness {
             multiplicities: vec![],
             #[cfg(feature = "cheat")]
             overrides: std::collections::BTreeMap::new(),
+            #[cfg(feature = "cheat")]
+            bias_counts: vec![],
         };
         witness.count();
         witness
@@ -215,7 +221,7 @@ impl BlockWitness {
         let layout = &*self.layout;
         let (n, strip) = (layout.active, layout.strip.len());
         let programs = Programs { spec: &layout.spec, lanes: layout.lanes };
-        let links = Links::new(c, layout.lanes);
+        let links = Links::new(c, layout);
         let rows: Vec<_> = layout.rows().collect();
 
         // a_x first: score rows read it.
@@ -305,7 +311,10 @@ impl BlockWitness {
         for op in &layout.weight_ops {
             for k in 0..op.inputs {
                 let at = op.start + k * op.blocks;
-                wa[at] = a_in[op.input_row + k];
+                wa[at] = match op.bias_row() {
+                    Some((row, shift)) if row == at => self.bias_factor(c) * pow2::<Fr>(shift),
+                    _ => a_in[op.input_row + k],
+                };
                 for b in 1..op.blocks {
                     wa[at + b] = step * wa[at + b - 1];
                 }
@@ -353,6 +362,15 @@ impl BlockWitness {
             start += length;
         }
         (wa, acc)
+    }
+
+    /// `sum_t alpha^t`, or with the counts of a cheating prover.
+    fn bias_factor(&self, c: &Challenges<Fr>) -> Fr {
+        #[cfg(feature = "cheat")]
+        if !self.bias_counts.is_empty() {
+            return combination(&c.alpha, self.bias_counts.len(), |t| signed(self.bias_counts[t]));
+        }
+        geometric(&c.alpha, self.layout.spec.tokens)
     }
 
     /// The LogUp columns: helpers, table helpers, running sum.
@@ -409,10 +427,9 @@ impl RowView<Fr> for ValueView<'_> {
 
     fn rotary(&self, lane: usize) -> (Fr, Fr) {
         let spec = &self.witness.layout.spec;
-        match self.row.1 {
-            Row::Rotary { pair, second, .. } => {
-                let (cos, sin) =
-                    tables::rotary_entry(&spec.scales, spec.shape.head_dim, self.token(lane), pair);
+        match (self.row.1, &spec.scales.rope) {
+            (Row::Feature { pair, second, .. }, Some(rope)) => {
+                let (cos, sin) = tables::rotary_entry(rope, spec.shape.head_dim, self.token(lane), pair);
                 (signed(cos), signed(if second { sin } else { -sin }))
             }
             _ => (Fr::ZERO, Fr::ZERO),
@@ -506,7 +523,7 @@ fn lane_cells(layout: &Layout, trace: &Trace, (group, row): (Option<usize>, Row)
                 _ => {}
             }
         }
-        Row::Rotary { key, head, pair, second } => {
+        Row::Feature { key, head, pair, second } => {
             let (plain, turned, heads) = if key {
                 (&trace.key, &trace.key_rotary, shape.kv_heads)
             } else {
@@ -517,9 +534,11 @@ fn lane_cells(layout: &Layout, trace: &Trace, (group, row): (Option<usize>, Row)
             let (own, partner) = if second { (base + half, base) } else { (base, base + half) };
             cells[C3] = plain.q[own];
             cells[C4] = plain.r[own];
-            cells[C5] = turned.q[own];
-            cells[C6] = turned.r[own];
-            cells[F] = plain.q[partner];
+            if s.rope.is_some() {
+                cells[C5] = turned.q[own];
+                cells[C6] = turned.r[own];
+                cells[F] = plain.q[partner];
+            }
         }
         Row::Score { head, key } => {
             let a = &trace.attention;
@@ -559,18 +578,13 @@ fn lane_cells(layout: &Layout, trace: &Trace, (group, row): (Option<usize>, Row)
                 cells[C5] = trace.output.r[t * d + j];
             }
         }
-        Row::Glu(j) => {
+        Row::FeedForward(j) => {
             let i = t * shape.ffn + j;
-            cells = [
-                trace.gate.q[i],
-                trace.silu[i],
-                trace.gate.r[i],
-                trace.up.q[i],
-                trace.up.r[i],
-                trace.glu.q[i],
-                trace.glu.r[i],
-                0,
-            ];
+            (cells[A], cells[B], cells[C2]) = (trace.gate.q[i], trace.activated[i], trace.gate.r[i]);
+            if let FeedForward::Gated { .. } = s.feed_forward {
+                (cells[C3], cells[C4]) = (trace.up.q[i], trace.up.r[i]);
+                (cells[C5], cells[C6]) = (trace.glu.q[i], trace.glu.r[i]);
+            }
         }
         Row::Value { token, head, block } => {
             for (part, (q, r)) in VALUES.into_iter().enumerate() {

@@ -19,11 +19,11 @@ use crate::{
     layout::{Layout, LayoutError, Link, Port, Row},
     logup::{LogUp, signed, tuple},
     rows::{
-        self, Algebra, Challenges, F, Kind, LOOKUPS, Programs, RowView, SLOTS, VALUES, combination, int,
-        pow2, power,
+        self, Algebra, Challenges, F, Kind, LOOKUPS, Programs, RowView, SLOTS, VALUES, combination,
+        geometric, int, pow2, power,
     },
     slice::{LinkedColumns, MAX_COLUMNS, RefusedParams, SliceCircuit},
-    spec::{BlockSpec, Scales},
+    spec::{BlockSpec, FeedForward, Scales},
     tables::{self, Table},
     witness::{Witness, assign_witness},
 };
@@ -94,12 +94,14 @@ pub struct Columns {
     pub link_acc: Column<Fixed>,
     /// Boundary rows: 1 for the last feature of a token, 2 for another.
     pub boundary: Column<Fixed>,
-    /// Rotary cosines by lane.
+    /// Rotary cosines by lane; none where positions are learned.
     pub cos: Vec<Column<Fixed>>,
-    /// Rotary sines by lane, signed by half.
+    /// Rotary sines by lane, signed by half; none where positions are learned.
     pub sin: Vec<Column<Fixed>>,
     /// Causal mask by lane.
     pub mask: Vec<Column<Fixed>>,
+    /// `2^s` on the first row of a bias with shift `s`; none where no product has a bias.
+    pub bias: Option<Column<Fixed>>,
     /// The statement's digest.
     pub instance: Column<Instance>,
     /// Challenges, all drawn after phase 0.
@@ -203,10 +205,12 @@ pub(crate) struct Links<E> {
     keys: E,
     /// The next block of a token's value features.
     values: E,
+    gated: bool,
 }
 
 impl<E: Algebra> Links<E> {
-    pub(crate) fn new(c: &Challenges<E>, lanes: usize) -> Self {
+    pub(crate) fn new(c: &Challenges<E>, layout: &Layout) -> Self {
+        let lanes = layout.lanes;
         Links {
             one: int(1),
             gamma: c.gamma.clone(),
@@ -214,6 +218,7 @@ impl<E: Algebra> Links<E> {
             delta: power(&c.alpha, lanes),
             keys: power(&c.gamma, lanes),
             values: power(&c.gamma, VALUES.len() * lanes),
+            gated: matches!(layout.spec.scales.feed_forward, FeedForward::Gated { .. }),
         }
     }
 
@@ -221,10 +226,13 @@ impl<E: Algebra> Links<E> {
     pub(crate) fn inward(&self, kind: Kind) -> Option<(bool, E)> {
         match kind {
             Kind::Value => Some((false, self.values.clone())),
-            Kind::RotaryK => Some((true, self.keys.clone())),
-            Kind::StreamIn | Kind::StreamMid | Kind::RotaryQ | Kind::Score | Kind::MixOut | Kind::Glu => {
-                Some((true, self.delta.clone()))
-            }
+            Kind::Key => Some((true, self.keys.clone())),
+            Kind::StreamIn
+            | Kind::StreamMid
+            | Kind::Query
+            | Kind::Score
+            | Kind::MixOut
+            | Kind::FeedForward => Some((true, self.delta.clone())),
             Kind::Root | Kind::Remainder | Kind::Sum | Kind::Max => None,
         }
     }
@@ -235,7 +243,7 @@ impl<E: Algebra> Links<E> {
             Kind::Value => self.values.clone(),
             Kind::Remainder => self.eta.clone(),
             // Gate and up features alternate.
-            Kind::Glu => self.gamma.clone() * self.gamma.clone(),
+            Kind::FeedForward if self.gated => self.gamma.clone() * self.gamma.clone(),
             _ => self.gamma.clone(),
         }
     }
@@ -304,7 +312,8 @@ impl Columns {
         let logup = LogUp::new(meta, multiplicities, LOOKUPS * lanes, active);
         let mut fixed = |n: usize| (0..n).map(|_| meta.fixed_column()).collect::<Vec<_>>();
         let kinds = fixed(Kind::ALL.len());
-        let (cos, sin, mask) = (fixed(lanes), fixed(lanes), fixed(lanes));
+        let turned = if layout.spec.scales.rope.is_some() { lanes } else { 0 };
+        let (cos, sin, mask) = (fixed(turned), fixed(turned), fixed(lanes));
         let mut one = || meta.fixed_column();
         Columns {
             boundary_in,
@@ -329,6 +338,7 @@ impl Columns {
             cos,
             sin,
             mask,
+            bias: layout.weight_ops.iter().any(|op| op.bias.is_some()).then(&mut one),
             instance: meta.instance_column(),
             challenges: {
                 let mut challenge = || meta.challenge_usable_after(FirstPhase);
@@ -382,7 +392,7 @@ impl Columns {
         // Sum over the kinds of selector times weight.
         type Weight<'w> = &'w dyn Fn(&Links<Expression<Fr>>, Kind) -> Option<Expression<Fr>>;
         let weighted = |v: &GateView<'_, '_>, pick: Weight<'_>| {
-            let links = Links::new(&v.challenges(), layout.lanes);
+            let links = Links::new(&v.challenges(), layout);
             sum(Kind::ALL.into_iter().filter_map(|kind| Some(v.kind(kind) * pick(&links, kind)?)))
         };
         self.gate(meta, "in/1", |v| {
@@ -428,14 +438,17 @@ impl Columns {
                 combination(&c.alpha, layout.lanes, |l| v.cell(F, l) - v.advice(self.cells[F][l], 1));
             any(v, &Kind::sums) * change
         });
-        self.gate(meta, "rotary/2", |v| {
-            let c = v.challenges();
-            let swapped =
-                combination(&c.alpha, layout.lanes, |l| v.cell(rows::C3, l) + c.eta.clone() * v.cell(F, l));
-            let first =
-                any(v, &|kind| matches!(kind, Kind::RotaryQ | Kind::RotaryK)) * flag(&v.fixed(self.marks), 1);
-            first * (swapped - v.advice(self.a_x, 1))
-        });
+        if layout.spec.scales.rope.is_some() {
+            self.gate(meta, "rotary/2", |v| {
+                let c = v.challenges();
+                let swapped = combination(&c.alpha, layout.lanes, |l| {
+                    v.cell(rows::C3, l) + c.eta.clone() * v.cell(F, l)
+                });
+                let first =
+                    any(v, &|kind| matches!(kind, Kind::Query | Kind::Key)) * flag(&v.fixed(self.marks), 1);
+                first * (swapped - v.advice(self.a_x, 1))
+            });
+        }
         for kind in Kind::ALL {
             let count = {
                 // The number of relations does not depend on the view; count them on zeros.
@@ -467,7 +480,7 @@ impl Columns {
             let c = v.challenges();
             let (wa, wb) = (v.advice(self.wa, 0), v.advice(self.wb, 0));
             let weights = combination(&c.gamma, layout.weight_lanes, |l| v.advice(self.weights[l], 0));
-            let delta = Links::new(&c, layout.lanes).delta;
+            let delta = Links::new(&c, layout).delta;
             let link = select(&v.fixed(self.link_acc), &[int(0), int(1), c.alpha, delta, c.eta]);
             let product = v.fixed(self.product);
             let on_weights = select(&product, &[0, 1, 1, 0].map(int));
@@ -482,6 +495,13 @@ impl Columns {
             let inside = select(&v.fixed(self.product), &[0, 0, 1, 0].map(int));
             inside * (v.advice(self.wa, 1) - step * v.advice(self.wa, 0))
         });
+        if let Some(bias) = self.bias {
+            self.gate(meta, "product/3", |v| {
+                let shifted = v.fixed(bias);
+                let ones = geometric(&v.challenges().alpha, layout.spec.tokens);
+                shifted.clone() * (v.advice(self.wa, 0) - shifted * ones)
+            });
+        }
         self.gate(meta, "boundary/1", |v| {
             let c = v.challenges();
             let [of_input, of_output] = boundary_weights(&c, &layout.spec.scales);
@@ -543,7 +563,8 @@ impl Columns {
             set(self.kinds[row.kind().index()], at, 1);
             let links = (layout.link_in(group, row), layout.link_out(row));
             set(self.links, at, u64::from(links.0) + 2 * u64::from(links.1));
-            let first = layout.sum_closes(row) || matches!(row, Row::Rotary { second: false, .. });
+            let turned = spec.scales.rope.is_some() && matches!(row, Row::Feature { second: false, .. });
+            let first = layout.sum_closes(row) || turned;
             set(self.marks, at, u64::from(layout.link_stream(row)) + 2 * u64::from(first));
         }
         for op in &layout.weight_ops {
@@ -551,6 +572,9 @@ impl Columns {
             for i in 0..rows {
                 set(self.product, op.start + i, if (i + 1) % op.blocks == 0 { 1 } else { 2 });
                 set(self.link_acc, op.start + i, u64::from(i + 1 < rows));
+            }
+            if let (Some((row, shift)), Some(column)) = (op.bias_row(), self.bias) {
+                set(column, row, 1 << shift);
             }
         }
         for op in &layout.pair_ops {
@@ -580,13 +604,13 @@ impl Columns {
             let Some(group) = group else { continue };
             for lane in 0..layout.lanes {
                 let token = group * layout.lanes + lane;
-                match row {
-                    Row::Rotary { pair, second, .. } => {
-                        let (cos, sin) = tables::rotary_entry(&spec.scales, spec.shape.head_dim, token, pair);
+                match (row, &spec.scales.rope) {
+                    (Row::Feature { pair, second, .. }, Some(rope)) => {
+                        let (cos, sin) = tables::rotary_entry(rope, spec.shape.head_dim, token, pair);
                         region.assign_fixed(self.cos[lane], at, signed(cos));
                         region.assign_fixed(self.sin[lane], at, signed(if second { sin } else { -sin }));
                     }
-                    Row::Score { key, .. } if key <= token => {
+                    (Row::Score { key, .. }, _) if key <= token => {
                         region.assign_fixed(self.mask[lane], at, Fr::ONE);
                     }
                     _ => {}
@@ -702,7 +726,7 @@ impl Circuit<Fr> for BlockCircuit {
 pub fn copies(layout: &Layout) -> Vec<((Port, usize), (Port, usize))> {
     let mut copies = vec![];
     for op in &layout.weight_ops {
-        for k in 0..op.inputs {
+        for k in 0..op.activations() {
             copies.push(((Port::In, op.input_row + k), (Port::Left, op.start + k * op.blocks)));
         }
     }

@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::{
     executor::reciprocal_root,
-    spec::{BlockSpec, NormSpec},
+    spec::{BlockSpec, FeedForward, NormSpec},
 };
 
 /// Why a specification cannot be compiled.
@@ -109,25 +109,29 @@ impl BlockSpec {
         for (name, shift) in [
             ("qk_shift", c.qk_shift),
             ("v_shift", c.v_shift),
-            ("rope_bits", c.rope_bits),
             ("score_shift", c.score_shift),
             ("mix_shift", c.mix_shift),
             ("attn_out_shift", c.attn_out_shift),
             ("gate_shift", c.gate_shift),
-            ("up_shift", c.up_shift),
-            ("glu_shift", c.glu_shift),
             ("ffn_out_shift", c.ffn_out_shift),
         ] {
             range(name, shift.into(), 1, 15)?;
         }
         range("prob_shift", c.prob_shift.into(), 2, 28)?;
-        range("rope_base", c.rope_base.into(), 2, u32::MAX.into())?;
+        if let Some(rope) = c.rope {
+            range("rope.bits", rope.bits.into(), 1, 15)?;
+            range("rope.base", rope.base.into(), 2, u32::MAX.into())?;
+        }
+        if let FeedForward::Gated { up_shift, glu_shift } = c.feed_forward {
+            range("up_shift", up_shift.into(), 1, 15)?;
+            range("glu_shift", glu_shift.into(), 1, 15)?;
+        }
         range("exp_in_bits", c.exp_in_bits.into(), 1, act - 1)?;
         range("exp_frac", c.exp_frac.into(), 0, 15)?;
         range("exp_out_bits", c.exp_out_bits.into(), 1, act - 1)?;
-        range("silu_in_bits", c.silu_in_bits.into(), 2, act)?;
+        range("gate_bits", c.gate_bits.into(), 2, act)?;
         range("gate_frac", c.gate_frac.into(), 0, 15)?;
-        range("silu_frac", c.silu_frac.into(), 0, 15)?;
+        range("activated_frac", c.activated_frac.into(), 0, 15)?;
         range("recip_bits", c.recip_bits.into(), u64::from(c.exp_out_bits), 45)?;
 
         self.norm().check()?;
@@ -138,6 +142,11 @@ impl BlockSpec {
         bound("softmax/5 reciprocal", c.recip_bits - c.exp_out_bits + 1, 2 * limb)?;
         bound("softmax/5 reciprocal fits 31 bits", c.recip_bits - c.exp_out_bits + 1, 31)?;
         bound("softmax/5 modulo p", 2 * limb + (2 * limb + 2), FIELD_BITS)?;
+        // |activation(g)| <= |g|: what the table gives out is an activation, no cell of its own says so.
+        bound("feed-forward/activation", c.gate_bits + c.activated_frac, c.act_bits + c.gate_frac)?;
+        for shift in c.bias.list().into_iter().flatten() {
+            bound("matmul/bias", self.weight_bits.saturating_add(shift), 61)?;
+        }
         // Products over at most hidden, ffn, head_dim or tokens terms of 16 by 16 bits fit 63 bits.
         let widest = s.hidden.max(s.ffn).max(s.heads * s.head_dim).max(self.tokens) as u64;
         bound("matmul accumulators", c.act_bits.max(self.weight_bits) + c.act_bits + log2_ceil(widest), 62)

@@ -1,4 +1,5 @@
-//! The embedding slice: token ids to the first boundary, `x[t] = 2^s E[id_t] (+ 2^p P[t])`.
+//! The embedding slice: token ids to the first boundary, `x[t] = 2^s E[id_t] (+ 2^p P[t])`; centred, without feature 0 of
+//! `E` (the rows of the matrix from 1 on; the identity below sums over those).
 //!
 //! The rows of the committed matrix are selected by one lookup a token, of its row combination:
 //!
@@ -35,7 +36,7 @@ use crate::{
     boundary::{BoundaryShape, active_rows},
     bounds::{SpecError, require},
     executor::{ExecError, expect_size},
-    integers::column_sums,
+    integers::{column_sums, strided_sums},
     layout::LayoutError,
     logup::{ARITY, LogUp, running_sum, signed},
     matrix::MatrixShape,
@@ -63,18 +64,26 @@ pub struct EmbeddingSpec {
     pub shift: u32,
     /// Learned positions, where there are: an entry enters the stream times two to this power.
     pub position_shift: Option<u32>,
+    /// The stream of a LayerNorm model: feature 0, its mean in the rotated basis, is not read from the matrix. A tied head
+    /// reads it there.
+    pub centred: bool,
 }
 
 /// The integer weights of an embedding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmbeddingWeights {
-    /// `[hidden, vocab]`: column `id` is the embedding of `id`. A tied head reads the same matrix.
+    /// `[hidden, vocab]`: column `id` is the embedding of `id`. A tied head reads the same matrix, all of it.
     pub matrix: Matrix,
     /// `[positions, hidden]`, at least as many positions as tokens are proved.
     pub positions: Option<Matrix>,
 }
 
 impl EmbeddingSpec {
+    /// The first feature that is read from the matrix.
+    pub fn first_feature(&self) -> usize {
+        usize::from(self.centred)
+    }
+
     /// Checks that every output fits the residual stream, whatever the weights.
     ///
     /// # Errors
@@ -128,7 +137,8 @@ pub fn embed(spec: &EmbeddingSpec, weights: &EmbeddingWeights, ids: &[u32]) -> R
             return Err(ExecError::Token { token: t, id, vocab });
         }
         for j in 0..d {
-            let own = i32::from(weights.matrix.data[j * vocab + id]) << spec.shift;
+            let read = j >= spec.first_feature();
+            let own = if read { i32::from(weights.matrix.data[j * vocab + id]) << spec.shift } else { 0 };
             let place = positions.map_or(0, |(shift, p)| i32::from(p.data[t * d + j]) << shift);
             x.push(own + place);
         }
@@ -221,6 +231,11 @@ impl EmbeddingLayout {
 
     fn position_columns(&self) -> usize {
         self.spec.position_shift.map_or(0, |_| self.boundary.columns)
+    }
+
+    /// The rows of the matrix that are read.
+    pub fn matrix_rows(&self) -> std::ops::Range<usize> {
+        self.spec.first_feature() * self.matrix.blocks..self.matrix.rows()
     }
 
     /// Whether table column `m` has an entry on `row`.
@@ -434,8 +449,9 @@ impl EmbeddingColumns {
         let (matrix, d) = (&layout.matrix, layout.spec.hidden);
         for row in 0..layout.active {
             set(self.logup.active, row, true);
-            set(self.on_matrix, row, row < matrix.rows());
-            set(self.link_block, row, row < matrix.rows() && !(row + 1).is_multiple_of(matrix.blocks));
+            let read = layout.matrix_rows().contains(&row);
+            set(self.on_matrix, row, read);
+            set(self.link_block, row, read && !(row + 1).is_multiple_of(matrix.blocks));
             let last = matrix.rows() - matrix.blocks;
             set(self.link_feature, row, row < last && row.is_multiple_of(matrix.blocks));
             set(self.on_boundary, row, row < layout.boundary.rows());
@@ -638,15 +654,18 @@ impl EmbeddingWitness {
     fn combine(&self, gamma: Fr) -> (Vec<Vec<Fr>>, Vec<Vec<Fr>>) {
         let layout = &self.layout;
         let matrix = &layout.matrix;
-        let mut powers = vec![Fr::ONE; matrix.hidden];
-        for j in 1..matrix.hidden {
+        let mut powers = vec![Fr::ONE; matrix.features];
+        for j in 1..matrix.features {
             powers[j] = powers[j - 1] * gamma;
         }
-        let all = map_rows(layout.spec.vocab, |id| {
-            let column = &self.weights[id % matrix.lanes];
-            let row = |j: usize| j * matrix.blocks + id / matrix.lanes;
-            powers.iter().enumerate().map(|(j, p)| signed(column[row(j)].into()) * p).sum::<Fr>()
+        // Entry `b` of lane `l` is id `b lanes + l`.
+        let read = layout.matrix_rows();
+        let skipped = layout.spec.first_feature();
+        let lanes = map_rows(matrix.lanes, |l| {
+            strided_sums(&powers[skipped..], &self.weights[l], read.start, matrix.blocks)
         });
+        let all: Vec<Fr> =
+            (0..layout.spec.vocab).map(|id| lanes[id % matrix.lanes][id / matrix.lanes]).collect();
         #[cfg_attr(not(feature = "cheat"), expect(unused_mut, reason = "cheats add to the rows"))]
         let mut rows: Vec<Vec<Fr>> = all
             .chunks(layout.table_rows)
@@ -686,11 +705,13 @@ impl EmbeddingWitness {
             powers[l] = powers[l - 1] * rho;
         }
         let step = powers[matrix.lanes - 1] * rho;
-        let mut matrix_sum = column_sums(&powers, &self.weights, 0..matrix.rows());
+        let read = layout.matrix_rows();
+        let mut matrix_sum = vec![Fr::ZERO; read.start];
+        matrix_sum.extend(column_sums(&powers, &self.weights, read.clone()));
         matrix_sum.resize(n, Fr::ZERO);
         for row in (0..matrix.rows()).rev() {
             let mut tail = Fr::ZERO;
-            if !(row + 1).is_multiple_of(matrix.blocks) {
+            if read.contains(&row) && !(row + 1).is_multiple_of(matrix.blocks) {
                 tail += step * matrix_sum[row + 1];
             }
             if row.is_multiple_of(matrix.blocks) && row + matrix.blocks < matrix.rows() {

@@ -3,12 +3,12 @@
 //! Every operation is deterministic; a value that leaves its range is an error that names site, token,
 //! index and value, never a clamp (`protocol.md` section 6).
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use thiserror::Error;
 
 use crate::{
-    spec::{BlockSpec, BlockWeights, Matrix, NormSpec, Scales},
+    spec::{BlockSpec, BlockWeights, FeedForward, Matrix, NormSpec, Rope, Scales},
     tables,
 };
 
@@ -45,9 +45,9 @@ pub enum Site {
     Gate,
     /// Up projection.
     Up,
-    /// `silu(gate)`.
-    Silu,
-    /// Product `silu(gate) * up`.
+    /// `activation(gate)`.
+    Activated,
+    /// Product `activation(gate) * up`.
     Glu,
     /// Output of the block.
     Output,
@@ -81,7 +81,7 @@ impl fmt::Display for Site {
             Site::FfnNorm => "ffn-norm",
             Site::Gate => "gate",
             Site::Up => "up",
-            Site::Silu => "silu",
+            Site::Activated => "activated",
             Site::Glu => "glu",
             Site::Output => "output",
             Site::Position => "position",
@@ -187,9 +187,9 @@ pub struct Trace {
     pub key: Requantised,
     /// Values, `[tokens, kv_heads * head_dim]`.
     pub value: Requantised,
-    /// Rotated queries.
+    /// Rotated queries; empty where positions are learned.
     pub query_rotary: Requantised,
-    /// Rotated keys.
+    /// Rotated keys; empty where positions are learned.
     pub key_rotary: Requantised,
     /// Scores to attention weights.
     pub attention: AttentionTrace,
@@ -201,11 +201,11 @@ pub struct Trace {
     pub norm2: NormTrace,
     /// Gate, `[tokens, ffn]`.
     pub gate: Requantised,
-    /// Up, `[tokens, ffn]`.
+    /// Up, `[tokens, ffn]`; empty in a plain layer.
     pub up: Requantised,
-    /// `silu(gate)`, `[tokens, ffn]`.
-    pub silu: Vec<i32>,
-    /// `silu(gate) * up`, `[tokens, ffn]`.
+    /// `activation(gate)`, `[tokens, ffn]`.
+    pub activated: Vec<i32>,
+    /// `activation(gate) * up`, `[tokens, ffn]`; empty in a plain layer.
     pub glu: Requantised,
     /// Output of the block: `q` is the stream, `r` the remainder of the added product.
     pub output: Requantised,
@@ -277,19 +277,28 @@ where
 /// Tokens whose products share one pass over the weights.
 const TOKEN_BLOCK: usize = 8;
 
-/// `C = X W`, exact.
+/// `C = X W`, exact; with a bias `C = X W + 2^s b`, where `b` is the last row of `w`.
 ///
 /// # Shapes
-/// `x`: `[tokens, rows]`; result: `[tokens, cols]`. Sums stay below `2^63` by [`BlockSpec::check`].
-pub fn product(x: &[i32], w: &Matrix) -> Vec<i64> {
-    let tokens = x.len() / w.rows.max(1);
+/// `x`: `[tokens, inputs]`; `w`: as many rows, and one more for a bias; result: `[tokens, cols]`. Sums stay below `2^63`
+/// by [`BlockSpec::check`].
+pub fn product(x: &[i32], w: &Matrix, bias: Option<u32>) -> Vec<i64> {
+    let inputs = w.rows - usize::from(bias.is_some());
+    let tokens = x.len() / inputs.max(1);
     let mut out = vec![0i64; tokens * w.cols];
     for_rows(&mut out, w.cols * TOKEN_BLOCK, |block, acc| {
         let first = block * TOKEN_BLOCK;
-        for k in 0..w.rows {
+        if let Some(shift) = bias {
+            for acc in acc.chunks_mut(w.cols) {
+                for (a, &b) in acc.iter_mut().zip(&w.data[inputs * w.cols..]) {
+                    *a = i64::from(b) << shift;
+                }
+            }
+        }
+        for k in 0..inputs {
             let row = &w.data[k * w.cols..(k + 1) * w.cols];
             for (t, acc) in acc.chunks_mut(w.cols).enumerate() {
-                let xk = x[(first + t) * w.rows + k];
+                let xk = x[(first + t) * inputs + k];
                 if xk == 0 {
                     continue;
                 }
@@ -354,23 +363,28 @@ pub(crate) fn norm(x: &[i32], spec: &NormSpec, site: Site) -> Result<NormTrace, 
     Ok(trace)
 }
 
-fn rotary(x: &[i32], heads: usize, spec: &BlockSpec, site: Site) -> Result<Requantised, ExecError> {
+fn rotary(
+    x: &[i32],
+    heads: usize,
+    rope: &Rope,
+    spec: &BlockSpec,
+    site: Site,
+) -> Result<Requantised, ExecError> {
     let hd = spec.shape.head_dim;
     let pairs = hd / 2;
-    let scales = &spec.scales;
-    let range = Range::signed(site, scales.act_bits);
+    let range = Range::signed(site, spec.scales.act_bits);
     let width = heads * hd;
     let mut out = Requantised { q: vec![0; x.len()], r: vec![0; x.len()] };
     for t in 0..x.len() / width {
         for i in 0..pairs {
-            let (cos, sin) = tables::rotary_entry(scales, hd, t, i);
+            let (cos, sin) = tables::rotary_entry(rope, hd, t, i);
             for h in 0..heads {
                 let a = t * width + h * hd + i;
                 let b = a + pairs;
                 let (x1, x2) = (i64::from(x[a]), i64::from(x[b]));
                 let (cos, sin) = (i64::from(cos), i64::from(sin));
                 for (at, c) in [(a, x1 * cos - x2 * sin), (b, x2 * cos + x1 * sin)] {
-                    let (q, r) = split(c, scales.rope_bits);
+                    let (q, r) = split(c, rope.bits);
                     out.q[at] = range.check(q, t, at - t * width)?;
                     out.r[at] = r;
                 }
@@ -454,20 +468,55 @@ pub(crate) fn expect_size(what: &'static str, expected: usize, actual: usize) ->
     if expected == actual { Ok(()) } else { Err(ExecError::Size { what, expected, actual }) }
 }
 
+/// The matrices of a block in their order: name, rows (one more than inputs for a bias), columns; `up` in a gated layer.
+fn matrix_shapes(spec: &BlockSpec) -> [Option<(&'static str, usize, usize)>; 7] {
+    let (s, c) = (&spec.shape, &spec.scales);
+    let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
+    let of = |name, inputs: usize, bias: Option<u32>, cols| {
+        Some((name, inputs + usize::from(bias.is_some()), cols))
+    };
+    [
+        of("q", s.hidden, c.bias.qk, q),
+        of("k", s.hidden, c.bias.qk, kv),
+        of("v", s.hidden, c.bias.v, kv),
+        of("o", q, c.bias.o, s.hidden),
+        of("gate", s.hidden, c.bias.gate, s.ffn),
+        match c.feed_forward {
+            FeedForward::Gated { .. } => of("up", s.hidden, c.bias.gate, s.ffn),
+            FeedForward::Plain => None,
+        },
+        of("down", s.ffn, c.bias.down, s.hidden),
+    ]
+}
+
 impl BlockWeights {
-    /// The matrices with the names and the shapes that `spec` gives them.
-    pub fn matrices<'a>(&'a self, spec: &BlockSpec) -> [(&'static str, &'a Matrix, usize, usize); 7] {
-        let s = &spec.shape;
-        let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
-        [
-            ("q", &self.q, s.hidden, q),
-            ("k", &self.k, s.hidden, kv),
-            ("v", &self.v, s.hidden, kv),
-            ("o", &self.o, q, s.hidden),
-            ("gate", &self.gate, s.hidden, s.ffn),
-            ("up", &self.up, s.hidden, s.ffn),
-            ("down", &self.down, s.ffn, s.hidden),
-        ]
+    /// Weights with the matrices that `spec` asks for: `make(name, rows, columns)` makes each, in the order of
+    /// [`BlockWeights::matrices`].
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn build<E>(
+        spec: &BlockSpec,
+        mut make: impl FnMut(&'static str, usize, usize) -> Result<Matrix, E>,
+    ) -> Result<Self, E> {
+        let mut made = vec![];
+        for (name, rows, cols) in matrix_shapes(spec).into_iter().flatten() {
+            made.push(make(name, rows, cols)?);
+        }
+        let mut made = made.into_iter();
+        let empty = || Matrix { rows: 0, cols: 0, data: Arc::default() };
+        let mut next = || made.next().unwrap_or_else(empty);
+        let [q, k, v, o, gate] = [(); 5].map(|()| next());
+        let up = matches!(spec.scales.feed_forward, FeedForward::Gated { .. }).then(&mut next);
+        Ok(Self { q, k, v, o, gate, up, down: next() })
+    }
+
+    /// The matrices with the names and the shapes that `spec` gives them; those that are not there are left out.
+    pub fn matrices<'a>(&'a self, spec: &BlockSpec) -> Vec<(&'static str, &'a Matrix, usize, usize)> {
+        let own = [&self.q, &self.k, &self.v, &self.o, &self.gate].map(Some);
+        let own = own.into_iter().chain([self.up.as_ref(), Some(&self.down)]);
+        let named = matrix_shapes(spec).into_iter().zip(own);
+        named.filter_map(|(shape, own)| shape.zip(own)).map(|((name, r, c), own)| (name, own, r, c)).collect()
     }
 }
 
@@ -485,6 +534,8 @@ pub fn execute(spec: &BlockSpec, weights: &BlockWeights, x: &[i32]) -> Result<Tr
         expect_size(name, rows * cols, matrix.data.len())?;
         expect_size(name, rows, matrix.rows)?;
     }
+    let gated = matches!(scales.feed_forward, FeedForward::Gated { .. });
+    expect_size("matrices of the block", 6 + usize::from(gated), 6 + usize::from(weights.up.is_some()))?;
     expect_size("input", spec.tokens * shape.hidden, x.len())?;
     let act = |site| Range::signed(site, scales.act_bits);
     let stream = |site| Range::signed(site, scales.act_bits + scales.residual_lo_bits);
@@ -494,34 +545,53 @@ pub fn execute(spec: &BlockSpec, weights: &BlockWeights, x: &[i32]) -> Result<Tr
     let (d, qw, kvw) = (shape.hidden, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
 
     let norm1 = norm(x, &spec.norm(), Site::AttnNorm)?;
-    let linear = |x: &[i32], w: &Matrix, shift, range| requantise(&product(x, w), None, w.cols, shift, range);
-    let query = linear(&norm1.n.q, &weights.q, scales.qk_shift, act(Site::Query))?;
-    let key = linear(&norm1.n.q, &weights.k, scales.qk_shift, act(Site::Key))?;
-    let value = linear(&norm1.n.q, &weights.v, scales.v_shift, act(Site::Value))?;
-    let query_rotary = rotary(&query.q, shape.heads, spec, Site::QueryRotary)?;
-    let key_rotary = rotary(&key.q, shape.kv_heads, spec, Site::KeyRotary)?;
-    let attention = attention(&query_rotary.q, &key_rotary.q, spec)?;
+    let bias = &scales.bias;
+    let linear = |x: &[i32], w: &Matrix, bias, shift, range| {
+        requantise(&product(x, w, bias), None, w.cols, shift, range)
+    };
+    let query = linear(&norm1.n.q, &weights.q, bias.qk, scales.qk_shift, act(Site::Query))?;
+    let key = linear(&norm1.n.q, &weights.k, bias.qk, scales.qk_shift, act(Site::Key))?;
+    let value = linear(&norm1.n.q, &weights.v, bias.v, scales.v_shift, act(Site::Value))?;
+    let (query_rotary, key_rotary) = match &scales.rope {
+        Some(rope) => (
+            rotary(&query.q, shape.heads, rope, spec, Site::QueryRotary)?,
+            rotary(&key.q, shape.kv_heads, rope, spec, Site::KeyRotary)?,
+        ),
+        None => Default::default(),
+    };
+    let attention = match scales.rope {
+        Some(_) => attention(&query_rotary.q, &key_rotary.q, spec)?,
+        None => attention(&query.q, &key.q, spec)?,
+    };
     let mixed = mix(&attention.prob.q, &value.q, spec);
     let mix = requantise(&mixed, None, qw, scales.mix_shift, act(Site::Mix))?;
-    let middle =
-        requantise(&product(&mix.q, &weights.o), Some(x), d, scales.attn_out_shift, stream(Site::Middle))?;
+    let middle = requantise(
+        &product(&mix.q, &weights.o, bias.o),
+        Some(x),
+        d,
+        scales.attn_out_shift,
+        stream(Site::Middle),
+    )?;
     let norm2 = norm(&middle.q, &spec.norm(), Site::FfnNorm)?;
-    let gate_range = Range::signed(Site::Gate, scales.silu_in_bits);
-    let gate = linear(&norm2.n.q, &weights.gate, scales.gate_shift, gate_range)?;
-    let up = linear(&norm2.n.q, &weights.up, scales.up_shift, act(Site::Up))?;
-    let (first, size) = tables::Table::Silu.domain(scales);
-    let table: Vec<i32> = (0..size as i32).map(|i| tables::silu_entry(scales, first + i)).collect();
-    let mut silu = Vec::with_capacity(gate.q.len());
-    let mut product_c = Vec::with_capacity(gate.q.len());
-    for (i, (&g, &u)) in gate.q.iter().zip(&up.q).enumerate() {
-        let s = table[(g - first) as usize];
-        act(Site::Silu).check(i64::from(s), i / shape.ffn, i % shape.ffn)?;
-        silu.push(s);
-        product_c.push(i64::from(s) * i64::from(u));
-    }
-    let glu = requantise(&product_c, None, shape.ffn, scales.glu_shift, act(Site::Glu))?;
+    let gate_range = Range::signed(Site::Gate, scales.gate_bits);
+    let gate = linear(&norm2.n.q, &weights.gate, bias.gate, scales.gate_shift, gate_range)?;
+    let (first, size) = tables::Table::Activation.domain(scales);
+    let table: Vec<i32> = (0..size as i32).map(|i| tables::activation_entry(scales, first + i)).collect();
+    // In the range of activations by the static bound of its table.
+    let activated: Vec<i32> = gate.q.iter().map(|g| table[(g - first) as usize]).collect();
+    let (up, glu) = match (scales.feed_forward, &weights.up) {
+        (FeedForward::Gated { up_shift, glu_shift }, Some(w)) => {
+            let up = linear(&norm2.n.q, w, bias.gate, up_shift, act(Site::Up))?;
+            let both = activated.iter().zip(&up.q);
+            let product: Vec<i64> = both.map(|(&s, &u)| i64::from(s) * i64::from(u)).collect();
+            let glu = requantise(&product, None, shape.ffn, glu_shift, act(Site::Glu))?;
+            (up, glu)
+        }
+        _ => Default::default(),
+    };
+    let inner = if gated { &glu.q } else { &activated };
     let output = requantise(
-        &product(&glu.q, &weights.down),
+        &product(inner, &weights.down, bias.down),
         Some(&middle.q),
         d,
         scales.ffn_out_shift,
@@ -542,7 +612,7 @@ pub fn execute(spec: &BlockSpec, weights: &BlockWeights, x: &[i32]) -> Result<Tr
         norm2,
         gate,
         up,
-        silu,
+        activated,
         glu,
         output,
     })

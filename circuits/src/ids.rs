@@ -23,6 +23,7 @@ pub const ALL: &[&str] = &[
     "glu/2",
     "product/1",
     "product/2",
+    "product/3",
     "boundary/1",
     "lookup/1",
     "lookup/2",

@@ -116,6 +116,22 @@ pub fn column_sums(coefficients: &[Fr], columns: &[Arc<Vec<i16>>], rows: Range<u
     sums
 }
 
+/// `sum_j c_j * column[first + j stride + b]` for each `b < stride`.
+///
+/// # Panics
+/// If the column ends before row `first + c.len() * stride`.
+pub fn strided_sums(coefficients: &[Fr], column: &[i16], first: usize, stride: usize) -> Vec<Fr> {
+    let mut wide = vec![Wide::default(); stride];
+    let rows = column[first..first + coefficients.len() * stride].chunks_exact(stride.max(1));
+    for (c, row) in coefficients.iter().map(limbs).zip(rows) {
+        for (sum, v) in wide.iter_mut().zip(row) {
+            sum.add(&c, v.shifted());
+        }
+    }
+    let excess = coefficients.iter().sum::<Fr>() * Fr::from(i16::OFFSET);
+    wide.iter().map(|sum| sum.reduce() - excess).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use ff::Field;
@@ -148,6 +164,12 @@ mod tests {
             let expected: Fr =
                 coefficients.iter().zip(&columns).map(|(c, v)| *c * signed(v[row].into())).sum();
             assert_eq!(sum, expected, "row {row}");
+        }
+        // 60 features of 11 entries, after five rows of something else.
+        for (b, sum) in strided_sums(&coefficients[..60], &short, 5, 11).into_iter().enumerate() {
+            let entry = |j: usize| signed(short[5 + 11 * j + b].into());
+            let expected: Fr = coefficients[..60].iter().enumerate().map(|(j, c)| *c * entry(j)).sum();
+            assert_eq!(sum, expected, "entry {b}");
         }
     }
 }

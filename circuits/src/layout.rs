@@ -10,7 +10,7 @@ use crate::{
     boundary::{BoundaryShape, active_rows},
     bounds::SpecError,
     rows::{Kind, LOOKUPS, VALUES},
-    spec::{BlockSpec, BlockWeights, Matrix},
+    spec::{BlockSpec, BlockWeights, FeedForward, Matrix},
     tables::Table,
 };
 
@@ -35,8 +35,8 @@ pub enum Row {
     Root(Norm),
     /// Remainder below (`false`) or above (`true`).
     Remainder(Norm, bool),
-    /// A query or key feature: head, pair, second half of the pair.
-    Rotary {
+    /// A query or key feature: head, rotary pair, second half of the pair.
+    Feature {
         /// Key (else query).
         key: bool,
         /// Head.
@@ -60,7 +60,7 @@ pub enum Row {
     /// Mixed feature `j` of the concatenated heads, and feature `j` of the output stream.
     MixOut(usize),
     /// Feed-forward feature.
-    Glu(usize),
+    FeedForward(usize),
     /// Value features `3 block L ..` of one token and head.
     Value {
         /// Token.
@@ -79,13 +79,13 @@ impl Row {
             Row::Stream(kind, _) => kind,
             Row::Root(_) => Kind::Root,
             Row::Remainder(..) => Kind::Remainder,
-            Row::Rotary { key: false, .. } => Kind::RotaryQ,
-            Row::Rotary { key: true, .. } => Kind::RotaryK,
+            Row::Feature { key: false, .. } => Kind::Query,
+            Row::Feature { key: true, .. } => Kind::Key,
             Row::Score { .. } => Kind::Score,
             Row::Sum(_) => Kind::Sum,
             Row::Max(_) => Kind::Max,
             Row::MixOut(_) => Kind::MixOut,
-            Row::Glu(_) => Kind::Glu,
+            Row::FeedForward(_) => Kind::FeedForward,
             Row::Value { .. } => Kind::Value,
         }
     }
@@ -137,14 +137,28 @@ pub struct WeightOp {
     pub id: &'static str,
     /// First row in the product region.
     pub start: usize,
-    /// Inputs.
+    /// Inputs, of which the last is the bias where there is one.
     pub inputs: usize,
+    /// The bias enters times `2^shift`: its left factor is that, for every token.
+    pub bias: Option<u32>,
     /// Outputs in the order of their rows; `None` is a lane that must stay zero.
     pub outputs: Vec<Option<(Source, usize)>>,
     /// Rows per input.
     pub blocks: usize,
     /// Row of the cell region (group 0) whose `a_in` is input 0; inputs follow row by row.
     pub input_row: usize,
+}
+
+impl WeightOp {
+    /// Inputs that are activations.
+    pub fn activations(&self) -> usize {
+        self.inputs - usize::from(self.bias.is_some())
+    }
+
+    /// The row whose left factor is the bias's, and its shift.
+    pub fn bias_row(&self) -> Option<(usize, u32)> {
+        self.bias.map(|shift| (self.start + self.activations() * self.blocks, shift))
+    }
 }
 
 /// A matrix of [`BlockWeights`].
@@ -161,16 +175,16 @@ pub enum Source {
 }
 
 impl Source {
-    /// The matrix itself.
-    pub fn matrix(self, w: &BlockWeights) -> &Matrix {
+    /// The matrix itself, `None` where the block has none.
+    pub fn matrix(self, w: &BlockWeights) -> Option<&Matrix> {
         match self {
-            Source::Q => &w.q,
-            Source::K => &w.k,
-            Source::V => &w.v,
-            Source::O => &w.o,
-            Source::Gate => &w.gate,
-            Source::Up => &w.up,
-            Source::Down => &w.down,
+            Source::Q => Some(&w.q),
+            Source::K => Some(&w.k),
+            Source::V => Some(&w.v),
+            Source::O => Some(&w.o),
+            Source::Gate => Some(&w.gate),
+            Source::Up => w.up.as_ref(),
+            Source::Down => Some(&w.down),
         }
     }
 }
@@ -388,18 +402,41 @@ impl Layout {
         self.spec.shape.kv_heads * self.value_features()
     }
 
+    /// Inputs, the bias included, and outputs of the products with weights.
+    fn product_sizes(&self) -> [(usize, usize); 5] {
+        let (s, c) = (&self.spec.shape, &self.spec.scales);
+        let first = match c.feed_forward {
+            FeedForward::Gated { .. } => 2 * s.ffn,
+            FeedForward::Plain => s.ffn,
+        };
+        let mut sizes = [
+            (s.hidden, self.qk_width()),
+            (s.hidden, self.v_width()),
+            (s.heads * s.head_dim, s.hidden),
+            (s.hidden, first),
+            (s.ffn, s.hidden),
+        ];
+        for ((inputs, _), bias) in sizes.iter_mut().zip(c.bias.list()) {
+            *inputs += usize::from(bias.is_some());
+        }
+        sizes
+    }
+
+    /// Weights of the block, biases included.
+    pub fn weights(&self) -> usize {
+        let used = |op: &WeightOp| op.inputs * op.outputs.iter().flatten().count();
+        self.weight_ops.iter().map(used).sum()
+    }
+
     fn weight_rows(&self, lanes: usize) -> usize {
-        let s = &self.spec.shape;
-        s.hidden
-            * (self.qk_width().div_ceil(lanes) + self.v_width().div_ceil(lanes) + (2 * s.ffn).div_ceil(lanes))
-            + (s.heads * s.head_dim + s.ffn) * s.hidden.div_ceil(lanes)
+        self.product_sizes().iter().map(|(inputs, outputs)| inputs * outputs.div_ceil(lanes)).sum()
     }
 
     /// Rows of attention products and chains.
     fn tail_rows(&self) -> usize {
         let (s, g, t) = (&self.spec.shape, self.groups, self.spec.tokens);
         let pairs = s.heads * (s.head_dim + t);
-        // qk, v, scores and mixes, o, gate-up, boundary and down (four chains)
+        // qk, v, scores and mixes, o, gate, boundary and down (four chains)
         pairs + g + t + 2 * s.heads * g + 2 * g + g + (self.boundary.per_column + 2 + g) + 2 * g + 3
     }
 
@@ -417,7 +454,7 @@ impl Layout {
                 let scores = d + 3 + qk;
                 let mix = scores + s.heads * (t + 2);
                 let mid = mix + qw.max(d);
-                let glu = mid + d + 3;
+                let ffn = mid + d + 3;
                 let at = match row {
                     Row::Stream(Kind::StreamIn, j) => j,
                     Row::Stream(_, j) => mid + j,
@@ -426,7 +463,7 @@ impl Layout {
                     Row::Remainder(norm, above) => {
                         1 + usize::from(above) + if norm == Norm::Attn { d } else { mid + d }
                     }
-                    Row::Rotary { key, head, pair, second } => {
+                    Row::Feature { key, head, pair, second } => {
                         let head = head + if key { s.heads } else { 0 };
                         d + 3 + head * s.head_dim + 2 * pair + usize::from(second)
                     }
@@ -434,7 +471,7 @@ impl Layout {
                     Row::Sum(head) => scores + head * (t + 2) + t,
                     Row::Max(head) => scores + head * (t + 2) + t + 1,
                     Row::MixOut(j) => mix + j,
-                    Row::Glu(j) => glu + j,
+                    Row::FeedForward(j) => ffn + j,
                     Row::Value { .. } => 0,
                 };
                 group * self.strip.len() + at
@@ -470,12 +507,12 @@ impl Layout {
             Row::Stream(Kind::StreamIn, _) | Row::Root(_) | Row::Sum(_) | Row::Max(_) => false,
             Row::Stream(_, j) => j + 1 < s.hidden,
             Row::Remainder(_, above) => !above,
-            Row::Rotary { key, head, pair, second } => {
+            Row::Feature { key, head, pair, second } => {
                 !(key && head + 1 == s.kv_heads && pair + 1 == s.head_dim / 2 && second)
             }
             Row::Score { key, .. } => key + 1 < self.spec.tokens,
             Row::MixOut(j) => j < s.heads * s.head_dim && (j + 1) % s.head_dim != 0,
-            Row::Glu(j) => j + 1 < s.ffn,
+            Row::FeedForward(j) => j + 1 < s.ffn,
             Row::Value { head, block, .. } => head + 1 < s.kv_heads || block + 1 < self.value_blocks,
         }
     }
@@ -501,32 +538,41 @@ impl Layout {
         let norm1 = self.row_of(0, Row::Stream(Kind::StreamIn, 0));
         let norm2 = self.row_of(0, Row::Stream(Kind::StreamMid, 0));
         let all = |source, n: usize| (0..n).map(|j| Some((source, j))).collect::<Vec<_>>();
-        // Rotary rows stand pair by pair.
-        let rotary = |source, heads: usize| {
+        // Queries and keys stand pair by pair.
+        let pairwise = |source, heads: usize| {
             (0..heads * hd).map(move |j| {
                 let (head, pair, second) = (j / hd, j % hd / 2, j % 2);
                 Some((source, head * hd + pair + second * (hd / 2)))
             })
         };
-        let qk: Vec<_> = rotary(Source::Q, s.heads).chain(rotary(Source::K, s.kv_heads)).collect();
+        let qk: Vec<_> = pairwise(Source::Q, s.heads).chain(pairwise(Source::K, s.kv_heads)).collect();
         let padded = self.value_features();
         let v = (0..s.kv_heads * padded)
             .map(|j| (j % padded < hd).then_some((Source::V, j / padded * hd + j % padded)))
             .collect();
-        // Feature by feature, so that both stand in one row of the outputs.
-        let gate_up = (0..s.ffn).flat_map(|j| [Some((Source::Gate, j)), Some((Source::Up, j))]).collect();
+        let (first_id, first) = match spec.scales.feed_forward {
+            // Feature by feature, so that both stand in one row of the outputs.
+            FeedForward::Gated { .. } => (
+                "matmul/gate-up",
+                (0..s.ffn).flat_map(|j| [Some((Source::Gate, j)), Some((Source::Up, j))]).collect(),
+            ),
+            FeedForward::Plain => ("matmul/gate", all(Source::Gate, s.ffn)),
+        };
         let mut at = 0;
         let lanes = self.weight_lanes;
         let mut ops = vec![];
-        for (id, inputs, outputs, input_row) in [
-            ("matmul/qk", s.hidden, qk, norm1),
-            ("matmul/v", s.hidden, v, norm1),
-            ("matmul/o", s.heads * hd, all(Source::O, s.hidden), self.row_of(0, Row::MixOut(0))),
-            ("matmul/gate-up", s.hidden, gate_up, norm2),
-            ("matmul/down", s.ffn, all(Source::Down, s.hidden), self.row_of(0, Row::Glu(0))),
-        ] {
-            let blocks = outputs.len().div_ceil(lanes);
-            ops.push(WeightOp { id, start: at, inputs, outputs, blocks, input_row });
+        let products = [
+            ("matmul/qk", qk, norm1),
+            ("matmul/v", v, norm1),
+            ("matmul/o", all(Source::O, s.hidden), self.row_of(0, Row::MixOut(0))),
+            (first_id, first, norm2),
+            ("matmul/down", all(Source::Down, s.hidden), self.row_of(0, Row::FeedForward(0))),
+        ];
+        let sizes = self.product_sizes().into_iter().zip(spec.scales.bias.list());
+        for ((id, outputs, input_row), ((inputs, width), bias)) in products.into_iter().zip(sizes) {
+            debug_assert_eq!(outputs.len(), width, "{id}");
+            let blocks = width.div_ceil(lanes);
+            ops.push(WeightOp { id, start: at, inputs, bias, outputs, blocks, input_row });
             at += inputs * blocks;
         }
         at = at.max(self.boundary.rows());
@@ -534,11 +580,12 @@ impl Layout {
         let mut pairs = vec![];
         for h in 0..s.heads {
             let kv = h / group;
-            let rotary = |key, head, j: usize| {
-                self.row_of(0, Row::Rotary { key, head, pair: j / 2, second: j % 2 == 1 })
+            let feature = |key, head, j: usize| {
+                self.row_of(0, Row::Feature { key, head, pair: j / 2, second: j % 2 == 1 })
             };
-            let factors =
-                (0..hd).map(|j| ((Port::In, rotary(false, h, j)), (Port::In, rotary(true, kv, j)))).collect();
+            let factors = (0..hd)
+                .map(|j| ((Port::In, feature(false, h, j)), (Port::In, feature(true, kv, j))))
+                .collect();
             pairs.push(PairOp { start: at, factors });
             at += hd;
             let factors = (0..t)
@@ -570,8 +617,8 @@ impl Layout {
         let groups = |port, row: Row| -> Vec<(PortCell, i64, Link)> {
             (0..g).map(|i| ((port, self.row_of(i, row)), 1, Link::Delta)).collect()
         };
-        let first_rotary = Row::Rotary { key: false, head: 0, pair: 0, second: false };
-        let qk_out = chain(groups(Port::Out, first_rotary));
+        let first_query = Row::Feature { key: false, head: 0, pair: 0, second: false };
+        let qk_out = chain(groups(Port::Out, first_query));
         equalities.push((acc(ops[0].start), qk_out));
         let v_out = chain(
             (0..t)
@@ -601,8 +648,8 @@ impl Layout {
             .collect();
         let o_out = chain(added);
         equalities.push((acc(ops[2].start), o_out));
-        let glu_out = chain(groups(Port::Out, Row::Glu(0)));
-        equalities.push((acc(ops[3].start), glu_out));
+        let first_out = chain(groups(Port::Out, Row::FeedForward(0)));
+        equalities.push((acc(ops[3].start), first_out));
 
         // Both boundaries and the last product close in one equality, three relations by powers of eta:
         //   committed + product + 2^s middle = remainders + eta output + eta^2 input,
@@ -646,7 +693,7 @@ impl Layout {
         for op in &self.weight_ops {
             for (j, output) in op.outputs.iter().enumerate() {
                 let Some((source, j_source)) = *output else { continue };
-                let matrix = source.matrix(weights);
+                let Some(matrix) = source.matrix(weights) else { continue };
                 let column = &mut columns[j % lanes];
                 for k in 0..op.inputs {
                     column[op.start + k * op.blocks + j / lanes] = matrix.data[k * matrix.cols + j_source];
@@ -674,7 +721,7 @@ fn strip_rows(spec: &BlockSpec) -> Vec<Row> {
     for (key, heads) in [(false, s.heads), (true, s.kv_heads)] {
         for head in 0..heads {
             for pair in 0..s.head_dim / 2 {
-                rows.extend([false, true].map(|second| Row::Rotary { key, head, pair, second }));
+                rows.extend([false, true].map(|second| Row::Feature { key, head, pair, second }));
             }
         }
     }
@@ -685,7 +732,7 @@ fn strip_rows(spec: &BlockSpec) -> Vec<Row> {
     rows.extend((0..s.hidden.max(s.heads * s.head_dim)).map(Row::MixOut));
     rows.extend(stream(Kind::StreamMid));
     rows.extend(root(Norm::Ffn));
-    rows.extend((0..s.ffn).map(Row::Glu));
+    rows.extend((0..s.ffn).map(Row::FeedForward));
     rows
 }
 

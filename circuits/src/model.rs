@@ -1,10 +1,12 @@
 //! The slices of a whole model as one circuit type, so that one card holds embedding, blocks and head.
 
+use std::fmt;
+
 use halo2_proofs::{
     circuit::{Layouter, SimpleFloorPlanner},
     plonk::{Circuit, ConstraintSystem, Error},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     Fr,
@@ -14,6 +16,33 @@ use crate::{
     layout::LayoutError,
     slice::{LinkedColumns, RefusedParams, SliceCircuit},
 };
+
+/// Which part of a model a slice is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// Token ids to the first boundary.
+    Embedding,
+    /// A transformer block, from 0.
+    Layer(usize),
+    /// The last boundary to token ids.
+    Head,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedding => f.write_str("embedding"),
+            Self::Layer(layer) => write!(f, "layer {layer}"),
+            Self::Head => f.write_str("head"),
+        }
+    }
+}
+
+impl Serialize for Part {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
 
 /// Parameters of any slice.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -161,6 +190,23 @@ impl SliceCircuit for ModelCircuit {
     }
 }
 
+/// Checks that an embedding and a head are of one model.
+///
+/// # Errors
+/// [`LayoutError::Ends`] names what they disagree about.
+pub fn same_model(embedding: &EmbeddingSpec, head: &HeadSpec) -> Result<(), LayoutError> {
+    let sizes = [
+        ("hidden", embedding.hidden, head.norm.hidden),
+        ("vocabulary", embedding.vocab, head.vocab),
+        ("tokens", embedding.tokens, head.tokens),
+        ("weight bits", embedding.weight_bits as usize, head.weight_bits as usize),
+    ];
+    match sizes.iter().find(|(_, a, b)| a != b) {
+        Some(&(what, embedding, head)) => Err(LayoutError::Ends { what, embedding, head }),
+        None => Ok(()),
+    }
+}
+
 /// Fits both ends of a model on the `2^k` rows of its blocks, with the fewest weight columns, the same for both:
 /// so a tied head links the embedding's commitments.
 ///
@@ -171,15 +217,7 @@ pub fn fit_ends(
     head: &HeadSpec,
     k: u32,
 ) -> Result<(EmbeddingParams, HeadParams), LayoutError> {
-    let sizes = [
-        ("hidden", embedding.hidden, head.norm.hidden),
-        ("vocabulary", embedding.vocab, head.vocab),
-        ("tokens", embedding.tokens, head.tokens),
-        ("weight bits", embedding.weight_bits as usize, head.weight_bits as usize),
-    ];
-    if let Some(&(what, embedding, head)) = sizes.iter().find(|(_, a, b)| a != b) {
-        return Err(LayoutError::Ends { what, embedding, head });
-    }
+    same_model(embedding, head)?;
     let head = HeadParams::fit(head, k)?;
     let embedding = EmbeddingParams { spec: embedding.clone(), weight_lanes: head.weight_lanes, k };
     embedding.layout()?;

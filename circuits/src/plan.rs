@@ -1,6 +1,6 @@
 //! Choosing a layout, and saying what it costs before anything is proved.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, ops::RangeInclusive};
 
 use halo2_proofs::plonk::{Circuit, ConstraintSystem};
 use serde::Serialize;
@@ -8,10 +8,11 @@ use serde::Serialize;
 use crate::{
     Fr,
     block::{BlockCircuit, BlockParams, DEGREE},
-    embedding::{EmbeddingCircuit, EmbeddingParams},
-    head::{self, circuit::HeadCircuit, layout::HeadParams},
+    embedding::{EmbeddingCircuit, EmbeddingParams, EmbeddingSpec},
+    head::{self, HeadSpec, circuit::HeadCircuit, layout::HeadParams},
     layout::{Layout, LayoutError},
     logup::ARITY,
+    model::fit_ends,
     rows::LOOKUPS,
     slice::SliceCircuit,
     spec::BlockSpec,
@@ -104,9 +105,7 @@ impl Plan {
 
     fn of(params: &BlockParams, layout: &Layout, cs: &ConstraintSystem<Fr>) -> Plan {
         let columns = counts(layout, cs);
-        let shape = &params.spec.shape;
-        let weights = shape.hidden * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads)
-            + 3 * shape.hidden * shape.ffn;
+        let weights = layout.weights();
         let mut lookups = BTreeMap::new();
         let mut idle = layout.active * LOOKUPS * layout.lanes;
         for (_, row) in layout.rows() {
@@ -138,38 +137,140 @@ impl Plan {
     /// # Errors
     /// The last obstacle when no layout up to `k = 20` fits.
     pub fn best(spec: &BlockSpec, tokens: usize) -> Result<Plan, LayoutError> {
-        let mut best: Option<(f64, BlockParams)> = None;
-        let mut obstacle = None;
-        for lanes in 1..=tokens.min(64) {
-            let padded = tokens.div_ceil(lanes) * lanes;
-            if padded > tokens + tokens / 8 {
-                continue;
-            }
-            let spec = BlockSpec { tokens: padded, ..spec.clone() };
-            for k in 8..=20 {
-                match Layout::new(&spec, lanes, k) {
-                    Ok(layout) => {
-                        let columns = predict(&layout);
-                        let total = columns.weights
-                            + columns.boundary
-                            + columns.cells
-                            + columns.multiplicities
-                            + columns.helpers;
-                        let cost = expected_ns(&columns, k) + total as f64 * cost::COLUMN;
-                        if best.as_ref().is_none_or(|(least, _)| cost < *least) {
-                            best = Some((cost, BlockParams { spec: spec.clone(), lanes, k }));
-                        }
+        let (_, params) = cheapest(spec, tokens, LOG_ROWS)?;
+        Plan::new(&params)
+    }
+}
+
+/// Row counts that plans consider.
+const LOG_ROWS: RangeInclusive<u32> = 8..=20;
+
+/// The cheapest layout for at least `tokens` tokens on `2^k` rows, `k` in `ks`, and its cost.
+fn cheapest(
+    spec: &BlockSpec,
+    tokens: usize,
+    ks: RangeInclusive<u32>,
+) -> Result<(f64, BlockParams), LayoutError> {
+    let mut best: Option<(f64, BlockParams)> = None;
+    let mut obstacle = None;
+    for lanes in 1..=tokens.min(64) {
+        let padded = tokens.div_ceil(lanes) * lanes;
+        if padded > tokens + tokens / 8 {
+            continue;
+        }
+        let spec = BlockSpec { tokens: padded, ..spec.clone() };
+        for k in ks.clone() {
+            match Layout::new(&spec, lanes, k) {
+                Ok(layout) => {
+                    let columns = predict(&layout);
+                    let cost = weighed(&columns, expected_ns(&columns, k));
+                    if best.as_ref().is_none_or(|(least, _)| cost < *least) {
+                        best = Some((cost, BlockParams { spec: spec.clone(), lanes, k }));
                     }
-                    Err(error @ LayoutError::Spec(_)) => return Err(error),
-                    Err(error) => obstacle = Some(error),
                 }
+                Err(error @ LayoutError::Spec(_)) => return Err(error),
+                Err(error) => obstacle = Some(error),
             }
         }
-        match (best, obstacle) {
-            (Some((_, params)), _) => Plan::new(&params),
-            (None, Some(error)) => Err(error),
-            (None, None) => Err(LayoutError::Lanes { lanes: 0, tokens }),
+    }
+    match (best, obstacle) {
+        (Some(best), _) => Ok(best),
+        (None, Some(error)) => Err(error),
+        (None, None) => Err(LayoutError::Lanes { lanes: 0, tokens }),
+    }
+}
+
+/// Time, and what the columns' share of the proof is worth to verifiers.
+fn weighed(columns: &ColumnCounts, expected_ns: f64) -> f64 {
+    let total = columns.weights + columns.boundary + columns.cells + columns.multiplicities + columns.helpers;
+    expected_ns + total as f64 * cost::COLUMN
+}
+
+/// Bytes of a model's proofs that a plan spends time for: twice the rows make proofs shorter and slower.
+pub const COMPACT_BYTES: usize = 512 << 10;
+
+/// Embedding, blocks and head of a model, all on the same rows: neighbours share their boundary's commitments.
+#[derive(Clone, Debug, Serialize)]
+pub struct ModelPlan {
+    /// Blocks.
+    pub layers: usize,
+    /// The layout that all blocks share.
+    pub block: Plan,
+    /// Parameters of the embedding.
+    pub embedding: EmbeddingParams,
+    /// Parameters of the head.
+    pub head: HeadParams,
+    /// Costs of the embedding and of the head.
+    pub ends: [EndPlan; 2],
+}
+
+impl ModelPlan {
+    /// The cheapest plan of a whole model for at least `tokens` tokens among those whose proofs take at most
+    /// [`COMPACT_BYTES`], or among all if none is so small; all token counts are those of the blocks'.
+    ///
+    /// # Errors
+    /// The last obstacle when no row count up to `2^20` fits all slices.
+    pub fn best(
+        block: &BlockSpec,
+        embedding: &EmbeddingSpec,
+        head: &HeadSpec,
+        layers: usize,
+        tokens: usize,
+    ) -> Result<ModelPlan, LayoutError> {
+        let mut best: Option<((bool, f64), BlockParams, EmbeddingParams, HeadParams)> = None;
+        let mut obstacle = LayoutError::Lanes { lanes: 0, tokens };
+        for k in LOG_ROWS {
+            let fitted = cheapest(block, tokens, k..=k).and_then(|(cost, block)| {
+                let tokens = block.spec.tokens;
+                let embedding = EmbeddingSpec { tokens, ..embedding.clone() };
+                let (embedding, head) = fit_ends(&embedding, &HeadSpec { tokens, ..head.clone() }, k)?;
+                let ends = [EndPlan::embedding(&embedding)?, EndPlan::head(&head)?];
+                let bytes = ends.iter().map(|end| end.proof_bytes).sum::<usize>();
+                let large = bytes + layers * Plan::new(&block)?.proof_bytes > COMPACT_BYTES;
+                let ends = ends.iter().map(|end| weighed(&end.columns, end.expected_core_ms * 1e6));
+                Ok(((large, cost * layers as f64 + ends.sum::<f64>()), block, embedding, head))
+            });
+            match fitted {
+                Ok(plan) if best.as_ref().is_none_or(|best| plan.0 < best.0) => best = Some(plan),
+                Ok(_) => {}
+                Err(error @ LayoutError::Spec(_)) => return Err(error),
+                Err(error) => obstacle = error,
+            }
         }
+        let (_, block, embedding, head) = best.ok_or(obstacle)?;
+        Ok(ModelPlan {
+            layers,
+            block: Plan::new(&block)?,
+            ends: [EndPlan::embedding(&embedding)?, EndPlan::head(&head)?],
+            embedding,
+            head,
+        })
+    }
+
+    /// Predicted proving time of the whole model, milliseconds of one core.
+    pub fn expected_core_ms(&self) -> f64 {
+        let ends: f64 = self.ends.iter().map(|end| end.expected_core_ms).sum();
+        self.block.expected_core_ms * self.layers as f64 + ends
+    }
+
+    /// Exact size of all halo2 proofs.
+    pub fn proof_bytes(&self) -> usize {
+        let ends: usize = self.ends.iter().map(|end| end.proof_bytes).sum();
+        self.block.proof_bytes * self.layers + ends
+    }
+}
+
+impl fmt::Display for ModelPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [embedding, head] = &self.ends;
+        writeln!(f, "{embedding}\n\n{}\n\n{head}\n", self.block)?;
+        write!(
+            f,
+            "model     {} slices; proofs {} bytes, expected {:.0} core-ms",
+            self.layers + 2,
+            self.proof_bytes(),
+            self.expected_core_ms()
+        )
     }
 }
 
@@ -251,7 +352,7 @@ impl EndPlan {
         Ok(Self {
             name: "head",
             rows: [layout.max + 1, layout.matrix.rows(), layout.active],
-            weights: spec.norm.hidden * (spec.vocab + spec.norm.hidden),
+            weights: spec.norm.hidden * (spec.vocab + layout.gain.features),
             lookups: head::rows::LOOKUPS * spec.vocab * spec.positions,
             proof_bytes: proof_bytes(&cs),
             expected_core_ms: expected_ns(&columns, params.k) / 1e6,
@@ -291,6 +392,8 @@ impl fmt::Display for ColumnCounts {
 
 fn predict(layout: &Layout) -> ColumnCounts {
     let tables = layout.table_columns();
+    // The mask, and two rotary factors where there are some.
+    let per_lane = if layout.spec.scales.rope.is_some() { 3 } else { 1 };
     ColumnCounts {
         weights: layout.weight_lanes,
         boundary: 2 * layout.boundary.columns,
@@ -299,7 +402,7 @@ fn predict(layout: &Layout) -> ColumnCounts {
         accumulators: 7,
         helpers: (LOOKUPS * layout.lanes).div_ceil(3) + tables.div_ceil(3) + 1,
         permutation: 2,
-        fixed: 20 + 3 * layout.lanes + 3 * tables,
+        fixed: 20 + per_lane * layout.lanes + 3 * tables,
     }
 }
 

@@ -12,7 +12,11 @@ use std::ops::{Add, Mul, Neg, Sub};
 
 use halo2_proofs::plonk::Expression;
 
-use crate::{Fr, spec::BlockSpec, tables::Table};
+use crate::{
+    Fr,
+    spec::{BlockSpec, FeedForward},
+    tables::Table,
+};
 
 /// Ring operations shared by halo2 expressions and field elements.
 pub trait Algebra:
@@ -55,6 +59,16 @@ pub fn power<E: Algebra>(e: &E, n: usize) -> E {
     let half = power(e, n / 2);
     let square = half.clone() * half;
     if n % 2 == 1 { square * e.clone() } else { square }
+}
+
+/// `sum_(i<n) x^i`, by doubling: few operations, and no deep expression.
+pub fn geometric<E: Algebra>(x: &E, n: usize) -> E {
+    match n {
+        0 => int(0),
+        1 => int(1),
+        _ if n % 2 == 1 => int::<E>(1) + x.clone() * geometric(x, n - 1),
+        _ => geometric(x, n / 2) * (int::<E>(1) + power(x, n / 2)),
+    }
 }
 
 /// `sum_l x^l f(l)` in Horner form.
@@ -124,10 +138,10 @@ pub enum Kind {
     Root,
     /// Six-limb remainder of a reciprocal root.
     Remainder,
-    /// A query feature and its rotation.
-    RotaryQ,
-    /// A key feature and its rotation.
-    RotaryK,
+    /// A query feature, and its rotation where there is one.
+    Query,
+    /// A key feature, and its rotation where there is one.
+    Key,
     /// Value features of one token (lanes are features here, [`VALUES`] to a lane).
     Value,
     /// One key's scores.
@@ -138,8 +152,8 @@ pub enum Kind {
     Max,
     /// Mixed values and, in other slots and accumulators, the output stream.
     MixOut,
-    /// Gate, up, their product.
-    Glu,
+    /// Gate and its activation; in a gated layer also up, and the product.
+    FeedForward,
 }
 
 impl Kind {
@@ -149,14 +163,14 @@ impl Kind {
         Kind::StreamMid,
         Kind::Root,
         Kind::Remainder,
-        Kind::RotaryQ,
-        Kind::RotaryK,
+        Kind::Query,
+        Kind::Key,
         Kind::Value,
         Kind::Score,
         Kind::Sum,
         Kind::Max,
         Kind::MixOut,
-        Kind::Glu,
+        Kind::FeedForward,
     ];
 
     /// Whether `a_s` continues into the next row, and the factor `f` is the same there.
@@ -183,13 +197,23 @@ impl Kind {
             Kind::StreamIn => [act, lo, act, rest(norm_lo), act, rest(norm_hi)],
             Kind::StreamMid => [act, lo, act, rest(norm_lo), rest(s.attn_out_shift), rest(norm_hi)],
             Kind::Root | Kind::Remainder => [limb; LOOKUPS],
-            Kind::RotaryQ | Kind::RotaryK => [act, act, act, rest(s.qk_shift), act, rest(s.rope_bits)],
+            Kind::Query | Kind::Key => {
+                [act, act, act, rest(s.qk_shift), act, s.rope.map_or(act, |rope| rest(rope.bits))]
+            }
             Kind::Value => [act, rest(s.v_shift), act, rest(s.v_shift), act, rest(s.v_shift)],
             Kind::Score => [act, rest(s.score_shift), act, rest(prob_lo), act, rest(prob_hi)],
             Kind::Sum => [act, limb, limb, limb, limb, act],
             Kind::Max => [act, limb, limb, act, act, act],
             Kind::MixOut => [act, lo, act, rest(s.mix_shift), rest(s.ffn_out_shift), act],
-            Kind::Glu => [Table::Silu, rest(s.gate_shift), act, rest(s.up_shift), act, rest(s.glu_shift)],
+            Kind::FeedForward => {
+                let (gate, up, glu) = match s.feed_forward {
+                    FeedForward::Gated { up_shift, glu_shift } => {
+                        (s.gate_shift, rest(up_shift), rest(glu_shift))
+                    }
+                    FeedForward::Plain => (s.gate_shift, act, act),
+                };
+                [Table::Activation, rest(gate), act, up, act, glu]
+            }
         }
     }
 }
@@ -265,7 +289,7 @@ impl Programs<'_> {
                     - pow2::<E>(self.spec.scales.ffn_out_shift - 1)
             }),
             // Both features of a rotary pair, so that the pair's rows can exchange them.
-            Kind::RotaryQ | Kind::RotaryK => {
+            Kind::Query | Kind::Key if self.spec.scales.rope.is_some() => {
                 self.over(&c.alpha, |l| view.cell(F, l) + c.eta.clone() * view.cell(C3, l))
             }
             Kind::Max => self.over(&c.alpha, |l| view.cell(A, l)),
@@ -298,10 +322,11 @@ impl Programs<'_> {
                 }));
             }
             Kind::Remainder => t.a_out = Some(self.over(alpha, |l| self.limbs(view, &LIMBS, l))),
-            Kind::RotaryQ | Kind::RotaryK => {
+            Kind::Query | Kind::Key => {
                 t.a_out = Some(self.over(alpha, |l| Self::raw(cell(C3, l), cell(C4, l), s.qk_shift)));
-                let tokens = if kind == Kind::RotaryQ { alpha } else { &c.gamma };
-                t.a_in = Some(self.over(tokens, |l| cell(C5, l)));
+                let tokens = if kind == Kind::Query { alpha } else { &c.gamma };
+                let read = if s.rope.is_some() { C5 } else { C3 };
+                t.a_in = Some(self.over(tokens, |l| cell(read, l)));
             }
             Kind::Value => {
                 let features = VALUES.len() * self.lanes;
@@ -330,12 +355,21 @@ impl Programs<'_> {
                 t.a_out = Some(self.over(alpha, |l| Self::raw(cell(C3, l), cell(C4, l), s.mix_shift)));
                 t.a_in = Some(self.over(alpha, |l| cell(C3, l)));
             }
-            Kind::Glu => {
-                t.a_out = Some(self.over(alpha, |l| {
-                    Self::raw(cell(A, l), cell(C2, l), s.gate_shift)
-                        + c.gamma.clone() * Self::raw(cell(C3, l), cell(C4, l), s.up_shift)
-                }));
-                t.a_in = Some(self.over(alpha, |l| cell(C5, l)));
+            Kind::FeedForward => {
+                let gate = |l| Self::raw(cell(A, l), cell(C2, l), s.gate_shift);
+                let read = match s.feed_forward {
+                    FeedForward::Gated { up_shift, .. } => {
+                        t.a_out = Some(self.over(alpha, |l| {
+                            gate(l) + c.gamma.clone() * Self::raw(cell(C3, l), cell(C4, l), up_shift)
+                        }));
+                        C5
+                    }
+                    FeedForward::Plain => {
+                        t.a_out = Some(self.over(alpha, gate));
+                        B
+                    }
+                };
+                t.a_in = Some(self.over(alpha, |l| cell(read, l)));
             }
         }
         t
@@ -383,12 +417,13 @@ impl Programs<'_> {
                 });
                 vec![("norm/2", root), ("norm/3", bounds - a_out_next)]
             }
-            Kind::RotaryQ | Kind::RotaryK => {
+            Kind::Query | Kind::Key => {
+                let Some(rope) = s.rope else { return vec![] };
                 let turn = over(&|l| {
                     let (cos, sin) = view.rotary(l);
-                    Self::raw(cell(C5, l), cell(C6, l), s.rope_bits) - cell(C3, l) * cos - cell(F, l) * sin
+                    Self::raw(cell(C5, l), cell(C6, l), rope.bits) - cell(C3, l) * cos - cell(F, l) * sin
                 });
-                vec![(if kind == Kind::RotaryQ { "rotary/1q" } else { "rotary/1k" }, turn)]
+                vec![(if kind == Kind::Query { "rotary/1q" } else { "rotary/1k" }, turn)]
             }
             Kind::Score => {
                 let (lo, _) = halves(s.prob_shift);
@@ -411,9 +446,10 @@ impl Programs<'_> {
             Kind::Max => {
                 vec![("softmax/5r", over(&|l| cell(F, l) - self.limbs(view, &[C2, C3], l)))]
             }
-            Kind::Glu => {
+            Kind::FeedForward => {
+                let FeedForward::Gated { glu_shift, .. } = s.feed_forward else { return vec![] };
                 let product =
-                    over(&|l| Self::raw(cell(C5, l), cell(C6, l), s.glu_shift) - cell(B, l) * cell(C3, l));
+                    over(&|l| Self::raw(cell(C5, l), cell(C6, l), glu_shift) - cell(B, l) * cell(C3, l));
                 vec![("glu/2", product)]
             }
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// Dimensions of a Llama-architecture block.
+/// Dimensions of a transformer block.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shape {
@@ -23,7 +23,66 @@ pub struct Shape {
     pub head_dim: usize,
 }
 
-/// The scales of a block: widths and shifts, one set for all blocks of a model.
+/// Rotary embedding of queries and keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rope {
+    /// Fractional bits of the factors `cos`, `sin` (their values are at most `2^bits`).
+    pub bits: u32,
+    /// Base of the angles; pair `i` of token `t` turns by `t * base^(-2i/head_dim)`.
+    pub base: u32,
+}
+
+/// The nonlinear function of a feed-forward layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Activation {
+    /// `g / (1 + exp(-g))`.
+    Silu,
+    /// `g/2 (1 + tanh(sqrt(2/pi) (g + 0.044715 g^3)))`: GELU in its tanh form (arXiv:1606.08415, section 2).
+    Gelu,
+}
+
+/// What a feed-forward layer computes of the normalised stream `n`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum FeedForward {
+    /// `(activation(n W_gate) * (n W_up)) W_down`.
+    Gated {
+        /// Requantisation of the up projection.
+        up_shift: u32,
+        /// Requantisation of the product of the activation with it.
+        glu_shift: u32,
+    },
+    /// `activation(n W_gate) W_down`.
+    Plain,
+}
+
+/// Which products with weights have a bias, and how coarse it is: `C = X W + 2^s b`, the shift `s` where there is one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Biases {
+    /// Queries and keys.
+    pub qk: Option<u32>,
+    /// Values.
+    pub v: Option<u32>,
+    /// Output projection.
+    pub o: Option<u32>,
+    /// Gate, and up where there is one.
+    pub gate: Option<u32>,
+    /// Down projection.
+    pub down: Option<u32>,
+}
+
+impl Biases {
+    /// All of them, in the order of the products.
+    pub fn list(&self) -> [Option<u32>; 5] {
+        [self.qk, self.v, self.o, self.gate, self.down]
+    }
+}
+
+/// The operations of a block that are not the same in every model, and its scales: widths and shifts, one set for all
+/// blocks of a model.
 ///
 /// Every requantisation is `q = (c + 2^(s-1)) >> s` (floor), an error when `q` leaves its range.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -48,10 +107,8 @@ pub struct Scales {
     pub qk_shift: u32,
     /// Requantisation of values.
     pub v_shift: u32,
-    /// Fractional bits of the rotary factors `cos`, `sin` (their values are at most `2^rope_bits`).
-    pub rope_bits: u32,
-    /// Base of the rotary angles; pair `i` of token `t` turns by `t * base^(-2i/head_dim)`.
-    pub rope_base: u32,
+    /// Rotary embedding; `None` where positions are learned.
+    pub rope: Option<Rope>,
     /// Requantisation of attention scores; `1/sqrt(head_dim)` is folded into the query weights.
     pub score_shift: u32,
     /// The exponential reads `D = max - score` in `[0, 2^exp_in_bits)`, at most `2^(w-1)`.
@@ -70,18 +127,20 @@ pub struct Scales {
     pub attn_out_shift: u32,
     /// Requantisation of the gate.
     pub gate_shift: u32,
-    /// Width of the gate (input of the SiLU table): values in `[-2^(b-1), 2^(b-1))`, at most `act_bits`.
-    pub silu_in_bits: u32,
+    /// Width of the gate (input of the activation's table): values in `[-2^(b-1), 2^(b-1))`, at most `act_bits`.
+    pub gate_bits: u32,
     /// Fractional bits of the gate.
     pub gate_frac: u32,
-    /// Fractional bits of `silu(gate)`.
-    pub silu_frac: u32,
-    /// Requantisation of the up projection.
-    pub up_shift: u32,
-    /// Requantisation of the product `silu(gate) * up`.
-    pub glu_shift: u32,
+    /// Fractional bits of `activation(gate)`.
+    pub activated_frac: u32,
+    /// The nonlinear function.
+    pub activation: Activation,
+    /// What is made of it.
+    pub feed_forward: FeedForward,
     /// The feed-forward output is added to the residual stream after this shift.
     pub ffn_out_shift: u32,
+    /// Biases of the products.
+    pub bias: Biases,
 }
 
 /// One norm, in a block or in the head; the fields are those of [`Scales`].
@@ -147,7 +206,8 @@ pub struct Matrix {
 
 /// The integer weights of one block.
 ///
-/// Heads use half-split rotary pairs: features `i` and `i + head_dim/2` of a head turn together.
+/// Heads use half-split rotary pairs: features `i` and `i + head_dim/2` of a head turn together. A matrix whose product has
+/// a bias ([`Biases`]) has one row more than stands here: the bias is its last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlockWeights {
     /// `[hidden, heads * head_dim]`, input gain, `sqrt(hidden)` and `1/sqrt(head_dim)` folded in.
@@ -160,8 +220,8 @@ pub struct BlockWeights {
     pub o: Matrix,
     /// `[hidden, ffn]`, input gain and `sqrt(hidden)` folded in.
     pub gate: Matrix,
-    /// `[hidden, ffn]`, input gain and `sqrt(hidden)` folded in.
-    pub up: Matrix,
+    /// `[hidden, ffn]`, input gain and `sqrt(hidden)` folded in; `None` in a plain feed-forward layer.
+    pub up: Option<Matrix>,
     /// `[ffn, hidden]`.
     pub down: Matrix,
 }

@@ -1,9 +1,9 @@
-//! The lookup tables: ranges and the two functions, as exact integer tables.
+//! The lookup tables: ranges and two functions, as exact integer tables.
 //!
 //! Every table is a set of tuples `(tag, in, out)`. Tags start at 1, so an all-zero row is in no table
 //! (security.md S28).
 
-use crate::spec::Scales;
+use crate::spec::{Activation, Rope, Scales};
 
 /// The relation that a cell (or a pair of cells) is looked up in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -14,8 +14,8 @@ pub enum Table {
     Unsigned(u32),
     /// `out = exp(in)`: see [`exp_entry`].
     Exp,
-    /// `out = silu(in)`: see [`silu_entry`].
-    Silu,
+    /// `out = activation(in)`: see [`activation_entry`].
+    Activation,
 }
 
 impl Table {
@@ -24,7 +24,7 @@ impl Table {
         match self {
             Table::Signed(b) => (-(1 << (b - 1)), 1 << b),
             Table::Unsigned(b) => (0, 1 << b),
-            Table::Exp | Table::Silu => (0, 0),
+            Table::Exp | Table::Activation => (0, 0),
         }
     }
 
@@ -33,7 +33,7 @@ impl Table {
         match self {
             Table::Signed(_) | Table::Unsigned(_) => self.range(),
             Table::Exp => (0, 1 << scales.exp_in_bits),
-            Table::Silu => (-(1 << (scales.silu_in_bits - 1)), 1 << scales.silu_in_bits),
+            Table::Activation => (-(1 << (scales.gate_bits - 1)), 1 << scales.gate_bits),
         }
     }
 
@@ -42,7 +42,7 @@ impl Table {
         match self {
             Table::Signed(_) | Table::Unsigned(_) => 0,
             Table::Exp => exp_entry(scales, input),
-            Table::Silu => silu_entry(scales, input),
+            Table::Activation => activation_entry(scales, input),
         }
     }
 }
@@ -60,17 +60,29 @@ pub fn exp_entry(scales: &Scales, d: i32) -> i32 {
     (libm::round(f64::from(one) * e) as i32).min(one - 1)
 }
 
-/// `round(2^silu_frac * g / (1 + exp(-g)))` with `g = in / 2^gate_frac`.
-pub fn silu_entry(scales: &Scales, input: i32) -> i32 {
-    let g = f64::from(input) / f64::from(1u32 << scales.gate_frac);
-    let silu = g / (1.0 + libm::exp(-g));
-    libm::round(silu * f64::from(1u32 << scales.silu_frac)) as i32
+impl Activation {
+    /// The function itself, in software: the same on every machine.
+    pub fn of(self, g: f64) -> f64 {
+        match self {
+            Activation::Silu => g / (1.0 + libm::exp(-g)),
+            Activation::Gelu => {
+                let root = core::f64::consts::FRAC_2_SQRT_PI * core::f64::consts::FRAC_1_SQRT_2;
+                0.5 * g * (1.0 + libm::tanh(root * (g + 0.044_715 * g * g * g)))
+            }
+        }
+    }
 }
 
-/// The rotary factors of pair `i` at position `t`: `round(2^rope_bits * (cos, sin)(t * base^(-2i/head_dim)))`.
-pub fn rotary_entry(scales: &Scales, head_dim: usize, t: usize, i: usize) -> (i32, i32) {
+/// `round(2^activated_frac * activation(g))` with `g = in / 2^gate_frac`.
+pub fn activation_entry(scales: &Scales, input: i32) -> i32 {
+    let g = f64::from(input) / f64::from(1u32 << scales.gate_frac);
+    libm::round(scales.activation.of(g) * f64::from(1u32 << scales.activated_frac)) as i32
+}
+
+/// The rotary factors of pair `i` at position `t`: `round(2^bits * (cos, sin)(t * base^(-2i/head_dim)))`.
+pub fn rotary_entry(rope: &Rope, head_dim: usize, t: usize, i: usize) -> (i32, i32) {
     let exponent = -2.0 * (i as f64) / (head_dim as f64);
-    let angle = t as f64 * libm::pow(f64::from(scales.rope_base), exponent);
-    let one = f64::from(1u32 << scales.rope_bits);
+    let angle = t as f64 * libm::pow(f64::from(rope.base), exponent);
+    let one = f64::from(1u32 << rope.bits);
     (libm::round(libm::cos(angle) * one) as i32, libm::round(libm::sin(angle) * one) as i32)
 }

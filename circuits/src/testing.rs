@@ -1,12 +1,12 @@
 //! Small blocks for tests, benches and defaults: real shapes, random weights, scales that fit.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use crate::{
     block::BlockParams,
     embedding::{EmbeddingParams, EmbeddingSpec, EmbeddingWeights},
     head::{HeadSpec, HeadWeights, layout::HeadParams},
-    spec::{BlockSpec, BlockWeights, Matrix, Scales, Shape},
+    spec::{Activation, Biases, BlockSpec, BlockWeights, FeedForward, Matrix, Rope, Scales, Shape},
 };
 
 /// The scales of [`tiny_params`]: 8-bit activations, so that the tables are small.
@@ -21,8 +21,7 @@ pub fn tiny_scales() -> Scales {
         norm_shift: 11,
         qk_shift: 6,
         v_shift: 6,
-        rope_bits: 6,
-        rope_base: 10000,
+        rope: Some(Rope { bits: 6, base: 10000 }),
         score_shift: 6,
         exp_in_bits: 7,
         exp_frac: 3,
@@ -32,12 +31,13 @@ pub fn tiny_scales() -> Scales {
         mix_shift: 6,
         attn_out_shift: 5,
         gate_shift: 6,
-        silu_in_bits: 8,
+        gate_bits: 8,
         gate_frac: 5,
-        silu_frac: 5,
-        up_shift: 6,
-        glu_shift: 6,
+        activated_frac: 5,
+        activation: Activation::Silu,
+        feed_forward: FeedForward::Gated { up_shift: 6, glu_shift: 6 },
         ffn_out_shift: 5,
+        bias: Biases::default(),
     }
 }
 
@@ -56,8 +56,7 @@ pub fn wide_scales(hidden: usize) -> Scales {
         norm_shift,
         qk_shift: 14,
         v_shift: 14,
-        rope_bits: 14,
-        rope_base: 10000,
+        rope: Some(Rope { bits: 14, base: 10000 }),
         score_shift: 15,
         exp_in_bits: 15,
         exp_frac: 9,
@@ -67,18 +66,36 @@ pub fn wide_scales(hidden: usize) -> Scales {
         mix_shift: 14,
         attn_out_shift: 14,
         gate_shift: 14,
-        silu_in_bits: 16,
+        gate_bits: 16,
         gate_frac: 10,
-        silu_frac: 10,
-        up_shift: 14,
-        glu_shift: 14,
+        activated_frac: 10,
+        activation: Activation::Silu,
+        feed_forward: FeedForward::Gated { up_shift: 14, glu_shift: 14 },
         ffn_out_shift: 14,
+        bias: Biases::default(),
     }
 }
 
 /// The smallest block that has every operation: 4 features, 2 heads over 1, 2 tokens.
 pub fn tiny_params() -> BlockParams {
     params(Shape { hidden: 4, ffn: 3, heads: 2, kv_heads: 1, head_dim: 2 }, 2, 2, 9)
+}
+
+/// The operations of GPT-2 on scales that were Llama's: no rotary embedding, a plain GELU layer, biases everywhere.
+pub fn like_gpt2(scales: Scales) -> Scales {
+    let shift = Some(3);
+    Scales {
+        rope: None,
+        activation: Activation::Gelu,
+        feed_forward: FeedForward::Plain,
+        bias: Biases { qk: shift, v: Some(2), o: Some(4), gate: shift, down: Some(1) },
+        ..scales
+    }
+}
+
+/// The operations of Qwen2 on scales that were Llama's: biases of queries, keys and values.
+pub fn like_qwen2(scales: Scales) -> Scales {
+    Scales { bias: Biases { qk: Some(3), v: Some(2), ..Biases::default() }, ..scales }
 }
 
 /// A test block of `shape` with [`tiny_scales`].
@@ -97,6 +114,7 @@ pub fn tiny_embedding() -> EmbeddingParams {
         stream_bits: 12,
         shift: 2,
         position_shift: Some(1),
+        centred: false,
     };
     EmbeddingParams { spec, weight_lanes: 20, k: 5 }
 }
@@ -126,7 +144,7 @@ pub fn head_params(
 ) -> HeadParams {
     let shape = Shape { hidden, ffn: 1, heads: 1, kv_heads: 1, head_dim: 2 };
     let norm = params(shape, tokens, 1, 9).spec.norm();
-    let spec = HeadSpec { norm, gain_shift: 4, vocab, tokens, positions, weight_bits: 8 };
+    let spec = HeadSpec { norm, gain_shift: 4, gain_bias: None, vocab, tokens, positions, weight_bits: 8 };
     HeadParams { spec, chunks, weight_lanes, k: 9 }
 }
 
@@ -135,8 +153,9 @@ pub fn head_weights(spec: &HeadSpec, seed: u64, bound: i32) -> HeadWeights {
     let mut rng = Generator(seed);
     let matrix = matrix(&mut rng, spec.norm.hidden, spec.vocab, bound);
     let d = spec.norm.hidden;
-    let gain = (0..d * d).map(|_| rng.signed((2 << spec.gain_shift) / d as i32) as i16).collect();
-    HeadWeights { gain: Matrix { rows: d, cols: d, data: Arc::new(gain) }, matrix }
+    let rows = spec.gain_features();
+    let gain = (0..rows * d).map(|_| rng.signed((2 << spec.gain_shift) / d as i32) as i16).collect();
+    HeadWeights { gain: Matrix { rows, cols: d, data: Arc::new(gain) }, matrix }
 }
 
 /// A small deterministic generator (splitmix64); not for secrets.
@@ -168,22 +187,13 @@ fn matrix(rng: &mut Generator, rows: usize, cols: usize, bound: i32) -> Matrix {
 ///
 /// `bound` limits a weight; each matrix is scaled down by the square root of its inputs.
 pub fn weights(spec: &BlockSpec, seed: u64, bound: i32) -> BlockWeights {
-    let s = &spec.shape;
-    let (q, kv) = (s.heads * s.head_dim, s.kv_heads * s.head_dim);
     let mut rng = Generator(seed);
-    let mut make = |rows: usize, cols| {
+    let made = BlockWeights::build(spec, |_, rows, cols| {
         let limit = (f64::from(bound) / (rows as f64).sqrt()).ceil() as i32;
-        matrix(&mut rng, rows, cols, limit)
-    };
-    BlockWeights {
-        q: make(s.hidden, q),
-        k: make(s.hidden, kv),
-        v: make(s.hidden, kv),
-        o: make(q, s.hidden),
-        gate: make(s.hidden, s.ffn),
-        up: make(s.hidden, s.ffn),
-        down: make(s.ffn, s.hidden),
-    }
+        Ok::<_, Infallible>(matrix(&mut rng, rows, cols, limit))
+    });
+    let Ok(weights) = made;
+    weights
 }
 
 /// Random activations of about a quarter of the stream's range.

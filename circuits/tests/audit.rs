@@ -15,25 +15,28 @@ use lamina_circuits::{
     ids::intern,
     layout::Row,
     rows::{Kind, SLOTS},
+    spec::{BlockSpec, FeedForward, Scales},
     testing,
 };
 
 mod common;
 
 /// Cells that no constraint of their kind reads; they are only looked up, in the range of an activation.
-fn idle(kind: Kind, slot: usize) -> bool {
+fn idle(spec: &BlockSpec, kind: Kind, slot: usize) -> bool {
     let used: &[usize] = match kind {
         Kind::StreamIn => &[0, 1, 2, 3, 4, 6, 7],
         Kind::StreamMid => &[0, 1, 2, 3, 4, 5, 6, 7],
         Kind::Root => &[0, 1, 2, 3, 4, 5, 6, 7],
         Kind::Remainder => &[0, 1, 2, 3, 4, 5, 6],
-        Kind::RotaryQ | Kind::RotaryK => &[1, 3, 4, 5, 6, 7],
+        Kind::Query | Kind::Key if spec.scales.rope.is_some() => &[1, 3, 4, 5, 6, 7],
+        Kind::Query | Kind::Key => &[1, 3, 4],
         Kind::Value => &[0, 1, 2, 3, 4, 5, 6],
         Kind::MixOut => &[0, 1, 2, 3, 4, 5],
         Kind::Score => &[0, 1, 2, 3, 4, 5, 6, 7],
         Kind::Sum => &[1, 2, 3, 4, 5, 7],
         Kind::Max => &[0, 1, 2, 3, 7],
-        Kind::Glu => &[0, 1, 2, 3, 4, 5, 6],
+        Kind::FeedForward if spec.scales.feed_forward == FeedForward::Plain => &[0, 1, 2],
+        Kind::FeedForward => &[0, 1, 2, 3, 4, 5, 6],
     };
     !used.contains(&slot)
 }
@@ -52,7 +55,7 @@ fn audit(params: &BlockParams, seed: u64) -> BTreeMap<(Kind, usize), BTreeSet<&'
                     column[at] += change;
                     cheat.count();
                     let ids = bench.violated(&cheat);
-                    let free = idle(row.kind(), slot);
+                    let free = idle(&params.spec, row.kind(), slot);
                     assert_eq!(ids.is_empty(), free, "{row:?} slot {slot} lane {lane} {change:+}: {ids:?}");
                     if !free {
                         caught.entry((row.kind(), slot)).or_default().extend(ids);
@@ -68,9 +71,14 @@ fn audit(params: &BlockParams, seed: u64) -> BTreeMap<(Kind, usize), BTreeSet<&'
                 let mut cheat = bench.honest.clone();
                 let weights = Arc::make_mut(&mut cheat.weights);
                 Arc::make_mut(&mut weights[column])[row] += 1;
-                let input_is_zero = {
-                    let input = op.input_row + (row - op.start) / op.blocks;
-                    let slot = if layout.strip[input].kind() == Kind::Glu { 5 } else { 3 };
+                let input = (row - op.start) / op.blocks;
+                let input_is_zero = input < op.activations() && {
+                    let input = op.input_row + input;
+                    let slot = match (layout.strip[input].kind(), params.spec.scales.feed_forward) {
+                        (Kind::FeedForward, FeedForward::Gated { .. }) => 5,
+                        (Kind::FeedForward, FeedForward::Plain) => 1,
+                        _ => 3,
+                    };
                     (0..layout.lanes).all(|l| {
                         (0..layout.groups).all(|g| {
                             bench.honest.cells[slot * layout.lanes + l][g * layout.strip.len() + input] == 0
@@ -97,9 +105,30 @@ fn audit(params: &BlockParams, seed: u64) -> BTreeMap<(Kind, usize), BTreeSet<&'
     caught
 }
 
+/// The smallest block, with the operations of a family.
+fn tiny(like: fn(Scales) -> Scales) -> BlockParams {
+    let mut params = testing::tiny_params();
+    params.spec.scales = like(params.spec.scales);
+    params
+}
+
 #[test]
 fn every_cell_of_a_small_block_is_constrained() {
-    let caught = audit(&testing::tiny_params(), 3);
+    audited("audit.txt", &testing::tiny_params());
+}
+
+#[test]
+fn every_cell_of_a_small_gpt2_block_is_constrained() {
+    audited("audit-gpt2.txt", &tiny(testing::like_gpt2));
+}
+
+#[test]
+fn every_cell_of_a_small_qwen2_block_is_constrained() {
+    audited("audit-qwen2.txt", &tiny(testing::like_qwen2));
+}
+
+fn audited(name: &str, params: &BlockParams) {
+    let caught = audit(params, 3);
     let mut table = String::from(
         "# cell slot (0..7 = a b c2..c6 f): the constraints that some change of one unit breaks\n",
     );
@@ -107,7 +136,7 @@ fn every_cell_of_a_small_block_is_constrained() {
         let ids: Vec<_> = ids.into_iter().collect();
         table += &format!("{kind:?} {slot}: {}\n", ids.join(" "));
     }
-    pinned("audit.txt", &table);
+    pinned(name, &table);
 }
 
 /// One relation of a gate, and where it reads advice.
@@ -181,7 +210,7 @@ fn reason(bench: &Bench, advice: &[Vec<Fr>], class: &str, row: usize) -> Option<
     let kind = layout.rows().nth(row).map(|(_, row)| row.kind());
     let product = bench.fixed[bench.columns.product.index()][row];
     let (weights, pair) = ([Fr::ONE, Fr::from(2)].contains(&product), product == Fr::from(3));
-    let reads = |slot: usize| kind.is_some_and(|kind| !idle(kind, slot));
+    let reads = |slot: usize| kind.is_some_and(|kind| !idle(&layout.spec, kind, slot));
     match class {
         _ if row > layout.active => Some("blinding: random in every proof, no gate is on"),
         "running sum" => None,
@@ -204,11 +233,25 @@ fn reason(bench: &Bench, advice: &[Vec<Fr>], class: &str, row: usize) -> Option<
     }
 }
 
-/// Every advice cell of every row, phase 1 and idle rows included, changed by one with nothing recomputed: some
-/// constraint rejects it, or `reason` says why none needs to.
 #[test]
 fn every_assigned_cell_is_rejected_or_argued() {
-    let bench = Bench::new(&testing::tiny_params(), 3);
+    assigned("cells.txt", &testing::tiny_params());
+}
+
+#[test]
+fn every_assigned_cell_of_a_gpt2_block_is_rejected_or_argued() {
+    assigned("cells-gpt2.txt", &tiny(testing::like_gpt2));
+}
+
+#[test]
+fn every_assigned_cell_of_a_qwen2_block_is_rejected_or_argued() {
+    assigned("cells-qwen2.txt", &tiny(testing::like_qwen2));
+}
+
+/// Every advice cell of every row, phase 1 and idle rows included, changed by one with nothing recomputed: some
+/// constraint rejects it, or `reason` says why none needs to.
+fn assigned(name: &str, params: &BlockParams) {
+    let bench = Bench::new(params, 3);
     let advice = bench.advice(&bench.honest);
     let n = 1usize << bench.circuit.params.k;
     let relations = relations(&bench);
@@ -272,7 +315,7 @@ fn every_assigned_cell_is_rejected_or_argued() {
     for ((class, reason), count) in free {
         table += &format!("{class}: {count}: {reason}\n");
     }
-    pinned("cells.txt", &table);
+    pinned(name, &table);
 }
 
 /// Holds a table against its pinned file; `LAMINA_BLESS=1 cargo nextest run -p lamina-circuits` rewrites that.

@@ -39,6 +39,18 @@ fn tiny_block_satisfies_the_circuit() {
 }
 
 #[test]
+fn families_satisfy_the_circuit() {
+    for (i, like) in [testing::like_gpt2, testing::like_qwen2].into_iter().enumerate() {
+        let shape = Shape { hidden: 6, ffn: 9, heads: 2, kv_heads: 2, head_dim: 4 };
+        for (tokens, lanes) in [(1, 1), (4, 2), (3, 3)] {
+            let mut params = testing::params(shape.clone(), tokens, lanes, 10);
+            params.spec.scales = like(params.spec.scales);
+            satisfied(&params, 30 + i as u64);
+        }
+    }
+}
+
+#[test]
 fn shapes_satisfy_the_circuit() {
     // Odd head counts, grouped queries, one token, several groups, features that no lane count divides.
     let shape = |hidden, ffn, heads, kv_heads, head_dim| Shape { hidden, ffn, heads, kv_heads, head_dim };

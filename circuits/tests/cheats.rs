@@ -13,22 +13,33 @@ use lamina_circuits::{
     assign::BlockWitness,
     audit::{AuditError, determination},
     block::{BlockCircuit, Columns},
-    executor::{ExecError, Trace, execute},
-    layout::{Layout, Norm, Row},
+    executor::{ExecError, Trace, execute, product},
+    layout::{Layout, Norm, Row, WeightOp},
     logup::LogUp,
     range::{RangeCircuit, RangeParams},
     rows::{A, B, C2, C3, C4, C5, C6, F, Kind, SLOTS, halves},
     slice::SliceCircuit,
-    spec::{BlockSpec, Matrix, Shape},
+    spec::{Activation, Biases, BlockSpec, BlockWeights, FeedForward, Matrix, Rope, Scales, Shape},
     testing,
 };
 
 mod common;
 
 fn bench() -> Bench {
+    bench_of(|scales| scales)
+}
+
+/// The block of the tests with the operations of a family.
+fn bench_of(like: impl Fn(Scales) -> Scales) -> Bench {
     let mut params = testing::params(testing::tiny_params().spec.shape, 4, 2, 9);
     params.spec.shape.kv_heads = 2;
+    params.spec.scales = like(params.spec.scales);
     Bench::new(&params, 5)
+}
+
+/// A block of each family.
+fn families() -> [Bench; 3] {
+    [bench(), bench_of(testing::like_gpt2), bench_of(testing::like_qwen2)]
 }
 
 /// Adds `delta` to one cell.
@@ -58,26 +69,34 @@ fn first_row(layout: &Layout, kind: Kind) -> usize {
 // S3, S4: a value has one quotient, one remainder, one set of limbs.
 #[test]
 fn both_neighbours_of_every_rounded_value_are_rejected() {
-    let bench = bench();
+    families().iter().for_each(neighbours_are_rejected);
+}
+
+fn neighbours_are_rejected(bench: &Bench) {
     let (layout, s) = (bench.circuit.layout.clone(), bench.circuit.params.spec.scales.clone());
     let (norm_lo, _) = halves(s.norm_shift);
     let (prob_lo, _) = halves(s.prob_shift);
     // (kind, quotient slot, remainder slots with their weights, shift); quotients that an operation reads
     // downstream also break that operation, so only the range check is asserted to be among the reasons.
-    let sites: [(Kind, usize, usize, u32, u32); 12] = [
+    let mut sites: Vec<(Kind, usize, usize, u32, u32)> = vec![
         (Kind::StreamIn, C3, C6, s.norm_shift, norm_lo),
         (Kind::StreamMid, C3, C6, s.norm_shift, norm_lo),
         (Kind::StreamMid, C2, C5, s.attn_out_shift, 0),
         (Kind::MixOut, C2, C5, s.ffn_out_shift, 0),
-        (Kind::RotaryQ, C3, C4, s.qk_shift, 0),
-        (Kind::RotaryK, C5, C6, s.rope_bits, 0),
+        (Kind::Query, C3, C4, s.qk_shift, 0),
+        (Kind::Key, C3, C4, s.qk_shift, 0),
         (Kind::Value, C3, C4, s.v_shift, 0),
         (Kind::Score, C5, C6, s.prob_shift, prob_lo),
         (Kind::MixOut, C3, C4, s.mix_shift, 0),
-        (Kind::Glu, A, C2, s.gate_shift, 0),
-        (Kind::Glu, C3, C4, s.up_shift, 0),
-        (Kind::Glu, C5, C6, s.glu_shift, 0),
+        (Kind::FeedForward, A, C2, s.gate_shift, 0),
     ];
+    if let Some(rope) = s.rope {
+        sites.push((Kind::Key, C5, C6, rope.bits, 0));
+    }
+    if let FeedForward::Gated { up_shift, glu_shift } = s.feed_forward {
+        sites.push((Kind::FeedForward, C3, C4, up_shift, 0));
+        sites.push((Kind::FeedForward, C5, C6, glu_shift, 0));
+    }
     for (kind, q, r, shift, low) in sites {
         let at = first_row(&layout, kind);
         for delta in [1, -1] {
@@ -101,7 +120,10 @@ fn both_neighbours_of_every_rounded_value_are_rejected() {
 // S2: each row looks up every cell of every lane; one out-of-range cell is rejected, on idle rows too.
 #[test]
 fn every_cell_is_looked_up() {
-    let bench = bench();
+    families().iter().for_each(cells_are_looked_up);
+}
+
+fn cells_are_looked_up(bench: &Bench) {
     let layout = bench.circuit.layout.clone();
     let per_row = bench.cs.gates().iter().find(|g| g.name() == "lookup/1").unwrap().polynomials().len();
     assert_eq!(per_row * 3, 6 * layout.lanes, "three lookups a helper, six a lane");
@@ -292,7 +314,7 @@ fn errors_do_not_cancel() {
     let bench = bench();
     let layout = bench.circuit.layout.clone();
     let mix = |group, j| layout.row_of(group, Row::MixOut(j));
-    let glu = layout.row_of(0, Row::Glu(0));
+    let glu = layout.row_of(0, Row::FeedForward(0));
     let out = layout.row_of(0, Row::MixOut(0));
     let hd = layout.spec.shape.head_dim;
     for (name, plus, minus) in [
@@ -360,7 +382,8 @@ fn a_clamp_in_the_witness_is_rejected() {
     assert_eq!(ids, ["lookup/4"], "only the remainder's range objects");
     // The executor says so instead.
     let mut weights = bench.weights.clone();
-    for matrix in [&mut weights.v, &mut weights.o, &mut weights.up, &mut weights.gate, &mut weights.down] {
+    let up = weights.up.as_mut().unwrap();
+    for matrix in [&mut weights.v, &mut weights.o, up, &mut weights.gate, &mut weights.down] {
         for entry in Arc::make_mut(&mut matrix.data) {
             *entry = if *entry < 0 { -127 } else { 127 };
         }
@@ -376,26 +399,119 @@ fn a_clamp_in_the_witness_is_rejected() {
 // S10, S31: one product computed with another weight, everything downstream consistent with it.
 #[test]
 fn a_wrong_product_consistent_downstream_is_rejected() {
-    let bench = bench();
-    let spec = &bench.circuit.params.spec;
-    type Pick = fn(&mut lamina_circuits::spec::BlockWeights) -> &mut Matrix;
-    let picks: [(&str, Pick); 7] = [
-        ("q", |w| &mut w.q),
-        ("k", |w| &mut w.k),
-        ("v", |w| &mut w.v),
-        ("o", |w| &mut w.o),
-        ("gate", |w| &mut w.gate),
-        ("up", |w| &mut w.up),
-        ("down", |w| &mut w.down),
-    ];
-    for (name, pick) in picks {
-        let mut weights = bench.weights.clone();
-        let entry = &mut Arc::make_mut(&mut pick(&mut weights).data)[0];
-        *entry += if *entry > 0 { -1 } else { 1 };
-        let trace = execute(spec, &weights, &bench.x).unwrap();
-        assert_ne!(trace, execute(spec, &bench.weights, &bench.x).unwrap(), "{name} changes something");
-        assert_eq!(bench.violated(&laid_out(&bench, &trace)), ["copy"], "{name}");
+    for bench in families() {
+        for (name, _, _, _) in bench.weights.matrices(&bench.circuit.params.spec) {
+            with_entry_changed(&bench, name, |_| 0);
+        }
     }
+}
+
+// S10, S31: one bias changed by one, everything downstream consistent with it.
+#[test]
+fn an_altered_bias_is_rejected() {
+    for bench in [bench_of(testing::like_gpt2), bench_of(testing::like_qwen2)] {
+        let spec = &bench.circuit.params.spec;
+        let biased = |name: &str| match name {
+            "q" | "k" => spec.scales.bias.qk,
+            "v" => spec.scales.bias.v,
+            "o" => spec.scales.bias.o,
+            "gate" | "up" => spec.scales.bias.gate,
+            _ => spec.scales.bias.down,
+        };
+        for (name, _, rows, cols) in bench.weights.matrices(spec) {
+            if biased(name).is_some() {
+                with_entry_changed(&bench, name, |_| (rows - 1) * cols);
+            }
+        }
+    }
+}
+
+/// A trace of weights with one entry of one matrix changed, under the honest commitments.
+fn with_entry_changed(bench: &Bench, changed: &str, entry: impl Fn(&Matrix) -> usize) {
+    let spec = &bench.circuit.params.spec;
+    let made = bench.weights.matrices(spec);
+    let weights = BlockWeights::build(spec, |name, _, _| {
+        let (_, matrix, _, _) = made.iter().find(|(own, ..)| *own == name).unwrap();
+        let mut matrix = (*matrix).clone();
+        if name == changed {
+            let at = entry(&matrix);
+            let value = &mut Arc::make_mut(&mut matrix.data)[at];
+            *value += if *value > 0 { -1 } else { 1 };
+        }
+        Ok::<_, ExecError>(matrix)
+    });
+    let trace = execute(spec, &weights.unwrap(), &bench.x).unwrap();
+    assert_ne!(trace, execute(spec, &bench.weights, &bench.x).unwrap(), "{changed} changes something");
+    assert_eq!(bench.violated(&laid_out(bench, &trace)), ["copy"], "{changed}");
+}
+
+// The bias counted twice for one token, everything downstream consistent with it: only its left factor is wrong.
+#[test]
+fn biases_are_added_once_to_every_token() {
+    let only_down =
+        |scales| Scales { bias: Biases { down: Some(4), ..Biases::default() }, ..testing::like_gpt2(scales) };
+    let bench = bench_of(only_down);
+    let spec = &bench.circuit.params.spec;
+    let d = spec.shape.hidden;
+    let honest = execute(spec, &bench.weights, &bench.x).unwrap();
+    let mut twice = bench.weights.clone();
+    let bias = twice.down.data.len() - d;
+    Arc::make_mut(&mut twice.down.data)[bias..].iter_mut().for_each(|b| *b *= 2);
+    let other = execute(spec, &twice, &bench.x).unwrap();
+    for token in 0..spec.tokens {
+        let own = token * d..(token + 1) * d;
+        let mut trace = honest.clone();
+        trace.output.q[own.clone()].copy_from_slice(&other.output.q[own.clone()]);
+        trace.output.r[own.clone()].copy_from_slice(&other.output.r[own]);
+        let mut cheat = laid_out(&bench, &trace);
+        assert_eq!(bench.violated(&cheat), ["copy"], "token {token}: the sum is another");
+        cheat.bias_counts = vec![1; spec.tokens];
+        cheat.bias_counts[token] = 2;
+        assert_eq!(bench.violated(&cheat), ["product/3"], "token {token}");
+    }
+}
+
+// S3, S31: an activation that is not the table's, everything downstream consistent with it.
+#[test]
+fn another_activation_is_rejected() {
+    let bench = bench_of(testing::like_gpt2);
+    let spec = &bench.circuit.params.spec;
+    let shift = spec.scales.ffn_out_shift;
+    for change in [1, -1] {
+        let mut trace = execute(spec, &bench.weights, &bench.x).unwrap();
+        trace.activated[0] += change;
+        let sums = product(&trace.activated, &bench.weights.down, spec.scales.bias.down);
+        for (i, sum) in sums.into_iter().enumerate() {
+            let c = sum + (1 << (shift - 1));
+            trace.output.q[i] = trace.middle.q[i] + (c >> shift) as i32;
+            trace.output.r[i] = (c & ((1 << shift) - 1)) as i32;
+        }
+        assert_ne!(trace.output, execute(spec, &bench.weights, &bench.x).unwrap().output);
+        assert_eq!(bench.violated(&laid_out(&bench, &trace)), ["lookup/4"], "{change:+}");
+    }
+    // The same with SiLU's table in place of GELU's.
+    let (mut other, mut trace) = (spec.clone(), execute(spec, &bench.weights, &bench.x).unwrap());
+    other.scales.activation = Activation::Silu;
+    let silu = execute(&other, &bench.weights, &bench.x).unwrap();
+    (trace.activated, trace.output) = (silu.activated, silu.output);
+    assert_eq!(bench.violated(&laid_out(&bench, &trace)), ["lookup/4"]);
+}
+
+// S31: queries and keys that no rotation follows are those that the scores read.
+#[test]
+fn queries_without_rotation_are_those_of_the_product() {
+    let bench = bench_of(testing::like_gpt2);
+    let spec = &bench.circuit.params.spec;
+    let honest = execute(spec, &bench.weights, &bench.x).unwrap();
+    for key in [false, true] {
+        let mut trace = honest.clone();
+        let values = if key { &mut trace.key.q } else { &mut trace.query.q };
+        values[0] += if values[0] > 0 { -1 } else { 1 };
+        assert_eq!(bench.violated(&laid_out(&bench, &trace)), ["copy"], "key {key}");
+    }
+    let mut trace = honest;
+    trace.query.r[0] ^= 1;
+    assert_eq!(bench.violated(&laid_out(&bench, &trace)), ["copy"], "a remainder");
 }
 
 // S16, S27: a boundary, or a padding token, that is not the one computed.
@@ -498,6 +614,17 @@ fn unsound_specifications_are_refused() {
         (&|s: &mut BlockSpec| s.weight_bits = 17, "weight_bits"),
         (&|s: &mut BlockSpec| s.scales.exp_out_bits = 8, "exp_out_bits"),
         (&|s: &mut BlockSpec| s.shape.kv_heads = 3, "kv_heads"),
+        (&|s: &mut BlockSpec| s.scales.rope = Some(Rope { bits: 16, base: 2 }), "rope.bits"),
+        (&|s: &mut BlockSpec| s.scales.rope = Some(Rope { bits: 6, base: 1 }), "rope.base"),
+        (
+            &|s: &mut BlockSpec| {
+                s.scales.feed_forward = FeedForward::Gated { up_shift: 6, glu_shift: 16 };
+            },
+            "glu_shift",
+        ),
+        (&|s: &mut BlockSpec| s.scales.activated_frac = 6, "feed-forward/activation"),
+        (&|s: &mut BlockSpec| s.scales.bias.o = Some(54), "matmul/bias"),
+        (&|s: &mut BlockSpec| s.scales.bias.down = Some(u32::MAX), "matmul/bias"),
     ] {
         let message = refused(change);
         assert!(message.contains(expected), "{message}");
@@ -508,7 +635,10 @@ fn unsound_specifications_are_refused() {
 // at most one kind, every selector, mask and link is a fixed column, and there is nothing else that selects.
 #[test]
 fn no_index_is_the_provers() {
-    let bench = bench();
+    families().iter().for_each(indices_are_fixed);
+}
+
+fn indices_are_fixed(bench: &Bench) {
     let (layout, c) = (&bench.circuit.layout, &bench.columns);
     for (at, row) in
         layout.rows().map(|(_, row)| Some(row)).chain(std::iter::repeat(None)).take(layout.active).enumerate()
@@ -531,6 +661,15 @@ fn no_index_is_the_provers() {
             let expected = if key <= token { Fr::ONE } else { Fr::ZERO };
             assert_eq!(bench.fixed[mask.index()][at], expected, "token {token}, key {key}");
         }
+    }
+    // A bias is a left factor on the first of its rows and nowhere else.
+    let mut factors = vec![Fr::ZERO; layout.active];
+    for (row, shift) in layout.weight_ops.iter().filter_map(WeightOp::bias_row) {
+        factors[row] = Fr::from(1 << shift);
+    }
+    match c.bias {
+        Some(bias) => assert_eq!(bench.fixed[bias.index()][..layout.active], factors),
+        None => assert!(factors.iter().all(|factor| *factor == Fr::ZERO)),
     }
     // No gate has a fixed selector's job done by advice: switched off rows hold whatever is in the advice columns.
     let n = 1usize << layout.k;

@@ -77,8 +77,14 @@ fn shapes() -> Vec<EmbeddingParams> {
         weight_lanes,
         k,
     };
+    let centred = |mut params: EmbeddingParams| {
+        params.spec.centred = true;
+        params
+    };
     vec![
         tiny.clone(),
+        centred(tiny.clone()),
+        centred(shape(3, 57, 4, 13, None, 6)),
         shape(3, 57, 4, 13, None, 6),
         shape(1, 1, 1, 1, None, 5),
         shape(7, 60, 9, 60, Some(0), 5),
@@ -132,6 +138,7 @@ fn every_cell_is_constrained() {
                 let id = row % layout.matrix.blocks * layout.matrix.lanes + column;
                 // The cheater's own combinations follow; only tokens and unused lanes are fixed.
                 let expected = match id {
+                    _ if row < layout.matrix_rows().start => vec![],
                     id if id >= spec.vocab => vec!["embed/3"],
                     id if bench.ids.contains(&(id as u32)) => vec!["lookup/4"],
                     _ => vec![],
@@ -190,6 +197,29 @@ fn ids_outside_the_vocabulary_are_rejected() {
     Arc::make_mut(&mut cheat.ids[0])[0] = 0;
     cheat.count();
     assert_eq!(bench.violated(&cheat), ["lookup/4"]);
+}
+
+// A centred stream: feature 0 is the mean, and nothing but zero whatever the matrix holds there.
+#[test]
+fn the_mean_of_a_centred_stream_is_zero() {
+    let mut params = testing::tiny_embedding();
+    params.spec.centred = true;
+    let bench = Bench::new(&params, 8);
+    let (spec, d) = (&bench.circuit.params.spec, bench.circuit.params.spec.hidden);
+    let place = |t: usize| i32::from(bench.weights.positions.as_ref().unwrap().data[t * d]) << 1;
+    for (t, row) in bench.x.chunks(d).enumerate() {
+        assert_eq!(row[0], place(t), "the position alone");
+    }
+    // What a stream that is not centred would hold.
+    let plain = EmbeddingSpec { centred: false, ..spec.clone() };
+    let x = embed(&plain, &bench.weights, &bench.ids).unwrap();
+    assert_ne!(x, bench.x);
+    assert_eq!(bench.violated(&bench.claim(&bench.ids, &x)), ["lookup/4"]);
+    for change in [1, -1, 4] {
+        let mut x = bench.x.clone();
+        x[2 * d] += change;
+        assert_eq!(bench.violated(&bench.claim(&bench.ids, &x)), ["lookup/4"], "{change:+}");
+    }
 }
 
 // S5: an entry counted twice, another not at all.

@@ -24,7 +24,7 @@ use lamina_circuits::{
     },
     layout::LayoutError,
     model::fit_ends,
-    plan::EndPlan,
+    plan::{EndPlan, Plan},
     slice::SliceCircuit,
     spec::{BlockSpec, Shape},
     testing,
@@ -117,12 +117,20 @@ fn add(w: &mut HeadWitness, at: usize, slot: usize, lane: usize, delta: i32) {
     Arc::make_mut(&mut w.cells[slot * lanes + lane])[at] += delta;
 }
 
+/// The same head with a bias under its gain.
+fn biased(mut params: HeadParams) -> HeadParams {
+    params.spec.gain_bias = Some(3);
+    params
+}
+
 fn shapes() -> Vec<HeadParams> {
     vec![
         testing::tiny_head(),
         testing::head_params(3, 12, 4, 2, 4, 12),
         testing::head_params(2, 1, 1, 1, 1, 1),
         testing::head_params(5, 23, 130, 4, 1, 2),
+        biased(testing::tiny_head()),
+        biased(testing::head_params(3, 12, 4, 2, 4, 2)),
     ]
 }
 
@@ -153,7 +161,12 @@ fn idle(kind: Kind, chunks: usize, positions: usize, slot: usize, lane: usize) -
 fn every_cell_is_constrained() {
     // Small: each of its cells is a run of all gates.
     let params = HeadParams { k: 7, ..testing::head_params(3, 7, 3, 2, 2, 3) };
-    let bench = Bench::new(&params, 7);
+    cells_are_constrained(&params);
+    cells_are_constrained(&biased(params));
+}
+
+fn cells_are_constrained(params: &HeadParams) {
+    let bench = Bench::new(params, 7);
     let layout = bench.circuit.layout.clone();
     let mut seen = BTreeSet::new();
     for at in 0..=layout.max {
@@ -188,7 +201,8 @@ fn every_cell_is_constrained() {
             let mut cheat = bench.honest.clone();
             let weights = Arc::make_mut(&mut cheat.weights);
             Arc::make_mut(&mut weights[column])[first + row] += 1;
-            let zero = (0..params.spec.positions).all(|p| read[p * d + row / matrix.blocks] == 0);
+            let input = row / matrix.blocks;
+            let zero = input < d && (0..params.spec.positions).all(|p| read[p * d + input] == 0);
             let expected = if zero { vec![] } else { vec!["copy"] };
             assert_eq!(bench.violated(&cheat), expected, "weight {column} {row} of {matrix:?}");
         }
@@ -377,6 +391,39 @@ fn positions_are_those_of_the_boundary() {
     assert_eq!(bench.violated(&cheat), ["copy", "sum/3"]);
 }
 
+// The gain's bias: changed by one, and counted twice at one position, both consistent downstream.
+#[test]
+fn the_bias_of_the_gain_is_added_once() {
+    let params = biased(testing::tiny_head());
+    let bench = Bench::new(&params, 17);
+    let (spec, layout) = (&params.spec, &bench.circuit.layout);
+    let (d, honest) = (spec.norm.hidden, &bench.trace);
+    let with_bias = |change: &dyn Fn(i16) -> i16| {
+        let mut weights = bench.weights.clone();
+        Arc::make_mut(&mut weights.gain.data)[d * d..].iter_mut().for_each(|b| *b = change(*b));
+        execute_head(spec, &weights, &honest.x, &honest.positions).unwrap()
+    };
+    let other = with_bias(&|b| b + 1);
+    assert_ne!(other.gained, honest.gained);
+    assert_eq!(bench.violated(&bench.claim(&other)), ["copy"]);
+    let twice = with_bias(&|b| 2 * b);
+    for p in 0..spec.positions {
+        let mut trace = honest.clone();
+        let (own, logits) = (p * d..(p + 1) * d, p * spec.vocab..(p + 1) * spec.vocab);
+        trace.gained.q[own.clone()].copy_from_slice(&twice.gained.q[own.clone()]);
+        trace.gained.r[own.clone()].copy_from_slice(&twice.gained.r[own]);
+        trace.logits[logits.clone()].copy_from_slice(&twice.logits[logits]);
+        trace.tokens[p] = twice.tokens[p];
+        let mut cheat = bench.claim(&trace);
+        assert_eq!(bench.violated(&cheat), ["copy"], "position {p}");
+        cheat.bias_counts = vec![1; spec.positions];
+        cheat.bias_counts[p] = 2;
+        assert_eq!(bench.violated(&cheat), ["product/3"], "position {p}");
+    }
+    let (row, shift) = layout.bias_row().unwrap();
+    assert_eq!((row, shift), (layout.matrix.rows() + d * layout.gain.blocks, 3));
+}
+
 // S3, S21: both neighbours of every rounded value; the root off by one.
 #[test]
 fn both_neighbours_of_every_rounded_value_are_rejected() {
@@ -447,6 +494,7 @@ fn unsound_specifications_are_refused() {
     };
     assert_eq!(relation(bad(&|p| p.spec.norm.rsqrt_bits = 30)), "rms-norm/2 reciprocal root");
     assert!(matches!(bad(&|p| p.spec.gain_shift = 16), LayoutError::Spec(_)));
+    assert_eq!(relation(bad(&|p| p.spec.gain_bias = Some(54))), "matmul/bias");
     assert!(matches!(bad(&|p| p.spec.positions = 0), LayoutError::Spec(_)));
     assert!(matches!(bad(&|p| p.spec.norm.hidden = 0), LayoutError::Spec(_)));
     assert!(matches!(bad(&|p| p.chunks = 0), LayoutError::Lanes { .. }));
@@ -454,6 +502,43 @@ fn unsound_specifications_are_refused() {
     assert!(matches!(bad(&|p| p.weight_lanes = 0), LayoutError::Rows { .. }));
     assert!(matches!(bad(&|p| p.spec.vocab = 1 << 20), LayoutError::Rows { .. }));
     assert!(matches!(bad(&|p| p.k = 4), LayoutError::Rows { .. }));
+}
+
+// GPT-2-small's shape: 12 blocks of 7.1 M weights, biases included, and tied ends with learned positions.
+#[test]
+fn a_gpt2_small_fits() {
+    let scales = testing::like_gpt2(testing::wide_scales(768));
+    let shape = Shape { hidden: 768, ffn: 3072, heads: 12, kv_heads: 12, head_dim: 64 };
+    let block = BlockSpec { shape, scales, weight_bits: 16, tokens: 64 };
+    let plan = Plan::best(&block, 64).unwrap();
+    println!("{plan}");
+    assert_eq!(plan.weights, 768 * 2304 + 2304 + 768 * 768 + 768 + 2 * 768 * 3072 + 3072 + 768);
+    let gated = BlockSpec { scales: testing::wide_scales(768), ..block.clone() };
+    let gated = Plan::best(&gated, 64).unwrap();
+    println!("{gated}");
+    assert!(plan.expected_core_ms < gated.expected_core_ms && plan.columns.fixed < gated.columns.fixed);
+    let head = HeadSpec {
+        norm: block.norm(),
+        gain_shift: 12,
+        gain_bias: Some(8),
+        vocab: 50257,
+        tokens: 64,
+        positions: 8,
+        weight_bits: 16,
+    };
+    let embedding = EmbeddingSpec {
+        hidden: 768,
+        vocab: 50257,
+        tokens: 64,
+        weight_bits: 16,
+        stream_bits: 25,
+        shift: 2,
+        position_shift: Some(2),
+        centred: true,
+    };
+    let (e, h) = fit_ends(&embedding, &head, 17).unwrap();
+    assert_eq!(e.weight_lanes, h.weight_lanes);
+    println!("{}\n{}", EndPlan::embedding(&e).unwrap(), EndPlan::head(&h).unwrap());
 }
 
 // SmolLM2-135M's shape: what `docs/protocol.md` section 11 says of its costs.
@@ -465,6 +550,7 @@ fn both_ends_of_a_real_model_fit_with_one_matrix_layout() {
     let head = HeadSpec {
         norm: block.norm(),
         gain_shift: 12,
+        gain_bias: None,
         vocab: 49152,
         tokens: 32,
         positions: 8,
@@ -478,6 +564,7 @@ fn both_ends_of_a_real_model_fit_with_one_matrix_layout() {
         stream_bits: 25,
         shift: 2,
         position_shift: None,
+        centred: false,
     };
     for (k, lanes, chunks) in [(15, 894, 2), (16, 443, 1), (17, 220, 1)] {
         let (e, h) = fit_ends(&embedding, &head, k).unwrap();

@@ -163,6 +163,7 @@ fn make(folder: &Path) {
             activation_bits: params.spec.scales.act_bits,
             scheme: "none".into(),
         },
+        tokenizer: None,
         srs: SrsReference { id: srs.id(), insecure: true },
         kinds: vec![KindEntry {
             name: "block".into(),

@@ -89,11 +89,11 @@ pub(crate) struct LayerStats {
     pub(crate) masked: f64,
     /// Gate.
     pub(crate) gate: f64,
-    /// `silu(gate)`.
-    pub(crate) silu: f64,
-    /// `[ffn]`.
+    /// `activation(gate)`.
+    pub(crate) activated: f64,
+    /// `[ffn]`; empty in a plain layer.
     pub(crate) up: Channels,
-    /// `[ffn]`.
+    /// What the down projection reads, `[ffn]`.
     pub(crate) glu: Channels,
 }
 
@@ -117,8 +117,8 @@ impl LayerStats {
             distance: 0.0,
             masked: 0.0,
             gate: 0.0,
-            silu: 0.0,
-            up: Channels::new(shape.ffn),
+            activated: 0.0,
+            up: Channels::new(if config.family.gated() { shape.ffn } else { 0 }),
             glu: Channels::new(shape.ffn),
         }
     }
@@ -155,7 +155,7 @@ impl LayerStats {
             self.add_scores(&trace.score, tokens);
         }
         raise(&mut self.gate, &trace.gate);
-        raise(&mut self.silu, &trace.silu);
+        raise(&mut self.activated, &trace.activated);
         let ffn = shape.ffn;
         self.up.add(kind, tokens, |t, c| f64::from(trace.up[t * ffn + c].abs()));
         self.glu.add(kind, tokens, |t, c| f64::from(trace.glu[t * ffn + c].abs()));
@@ -185,6 +185,7 @@ pub(crate) struct WeightSizes {
     pub(crate) gate: Size,
     /// Largest weight of every row of the gate.
     pub(crate) gate_rows: Vec<f64>,
+    /// Empty in a plain layer.
     pub(crate) up: Vec<Size>,
     pub(crate) down: Vec<Size>,
 }
@@ -210,8 +211,8 @@ impl WeightSizes {
     pub(crate) fn new(config: &Config, block: &FloatBlock) -> Self {
         let shape = &config.shape;
         let (hd, kv, group) = (shape.head_dim, shape.kv_heads * shape.head_dim, shape.heads / shape.kv_heads);
-        let attn = folded(&block.attn_norm, 1.0);
-        let ffn = folded(&block.ffn_norm, 1.0);
+        let attn = folded(&block.attn_norm.gain, 1.0);
+        let ffn = folded(&block.ffn_norm.gain, 1.0);
         let root = (hd as f64).sqrt();
         let row = |w: &Linear, r: usize, fold: &[f64], extra: f64| {
             spread(
@@ -248,7 +249,7 @@ impl WeightSizes {
                 .collect(),
             gate_rows: gate.iter().map(|size| size.max).collect(),
             gate: join(gate),
-            up: (0..shape.ffn).map(|c| row(&block.up, c, &ffn, 1.0)).collect(),
+            up: block.up.iter().flat_map(|up| (0..shape.ffn).map(|c| row(up, c, &ffn, 1.0))).collect(),
             down: (0..shape.ffn).map(|c| column(&block.down, c)).collect(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use lamina_circuits::{bounds::SpecError, executor::ExecError};
+use lamina_circuits::{bounds::SpecError, executor::ExecError, model::Part};
 use thiserror::Error;
 
 /// An error of another library, kept as the source of ours.
@@ -76,8 +76,8 @@ pub enum ImportError {
         /// Why.
         source: safetensors::SafeTensorError,
     },
-    /// The model is not a Llama.
-    #[error("architecture `{found}` is not supported: only `llama` (RMSNorm, RoPE, SwiGLU, no biases) is")]
+    /// The model is of no family that can be proved.
+    #[error("architecture `{found}` is not supported: only `llama`, `qwen2` and (not in GGUF) `gpt2` are")]
     Architecture {
         /// The architecture found.
         found: String,
@@ -115,7 +115,9 @@ pub enum ImportError {
         name: String,
     },
     /// A tensor that the architecture does not have would be ignored.
-    #[error("tensor `{name}` is not part of a Llama without biases: ignoring it would change the model")]
+    #[error(
+        "tensor `{name}` is not part of a model of this architecture: ignoring it would change the model"
+    )]
     UnknownTensor {
         /// The tensor.
         name: String,
@@ -168,6 +170,12 @@ pub enum ImportError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TokenizerError {
+    /// A symbol is not in the vocabulary.
+    #[error("`{symbol}` is not in the model's vocabulary")]
+    Unknown {
+        /// The symbol.
+        symbol: String,
+    },
     /// The description does not parse.
     #[error("the tokenizer does not parse: {source}")]
     Parse {
@@ -251,6 +259,9 @@ pub enum QuantiseError {
     /// The calibration text could not be encoded.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// The model's LayerNorm is not centred yet.
+    #[error("the model has LayerNorm: quantise it rotated, its mean taken out of what writes to the stream")]
+    LayerNorm,
     /// No power-of-two scales hold a site's values.
     #[error("no scales fit {site} (largest value {largest:e}): lower the headroom, or use wider weights")]
     NoScales {
@@ -272,10 +283,10 @@ pub enum EvalError {
     #[error(transparent)]
     Forward(#[from] ForwardError),
     /// A value left its range.
-    #[error("layer {layer}: {source}")]
-    Block {
-        /// Layer, from 0.
-        layer: usize,
+    #[error("{part}: {source}")]
+    Range {
+        /// Where in the model.
+        part: Part,
         /// Site and value.
         source: ExecError,
     },

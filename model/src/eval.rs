@@ -2,15 +2,17 @@
 
 use lamina_circuits::{
     executor::{ExecError, Site, Trace, execute},
-    spec::Activations,
+    head::HeadTrace,
+    model::Part,
+    spec::{Activations, Scales},
 };
 use serde::Serialize;
 
 use crate::{
     error::{EvalError, ForwardError},
-    forward::{FloatRun, FloatTrace, arg_max, check_ids, logits},
+    forward::{FloatRun, FloatTrace, arg_max, check_ids},
     model::Model,
-    quantise::{QuantisedModel, SiteHeadroom},
+    quantise::{QuantisedModel, SiteHeadroom, occurs},
 };
 
 /// Error of one site over all layers and real tokens, in the model's own units.
@@ -33,8 +35,8 @@ pub struct SiteError {
 pub struct Overflow {
     /// Window of the text, from 0.
     pub window: usize,
-    /// Layer, from 0.
-    pub layer: usize,
+    /// Where in the model.
+    pub part: Part,
     /// Site, token, value and range.
     pub what: String,
 }
@@ -97,10 +99,8 @@ impl QuantisedModel {
     ///
     /// # Errors
     /// As [`QuantisedModel::pad`].
-    pub fn embed(&self, ids: &[u32]) -> Result<Activations, ForwardError> {
-        let d = self.config.shape.hidden;
-        let ids = self.pad(ids)?;
-        Ok(ids.iter().flat_map(|&id| &self.embedding[id as usize * d..][..d]).copied().collect())
+    pub fn embed(&self, ids: &[u32]) -> Result<Activations, EvalError> {
+        self.ends.embed(&self.pad(ids)?).map_err(|source| EvalError::Range { part: Part::Embedding, source })
     }
 
     /// Runs block `layer` on a boundary.
@@ -122,33 +122,32 @@ impl QuantisedModel {
         let mut boundaries = vec![self.embed(ids)?];
         for layer in 0..self.blocks.len() {
             let trace = self.run_block(layer, &boundaries[layer]);
-            boundaries.push(trace.map_err(|source| EvalError::Block { layer, source })?.output.q);
+            boundaries.push(
+                trace.map_err(|source| EvalError::Range { part: Part::Layer(layer), source })?.output.q,
+            );
         }
         Ok(boundaries)
     }
 
-    /// Final norm and head, in floats, on rows of the last boundary.
+    /// The head on rows of the last boundary.
     ///
     /// # Shapes
-    /// `x`: `[rows, hidden]`; result: `[rows, vocab]`.
+    /// `x`: `[rows, hidden]`.
     ///
     /// # Errors
-    /// A matrix product fails.
-    pub fn logits(&self, x: &[i32]) -> Result<Vec<f32>, ForwardError> {
-        let unit = f64::from(self.spec.scales.residual_frac).exp2();
-        let x: Vec<f32> = x.iter().map(|&x| (f64::from(x) / unit) as f32).collect();
-        logits(&x, &self.final_norm, &self.head, self.config.rms_eps)
+    /// A value leaves its range.
+    pub fn head(&self, x: &[i32]) -> Result<HeadTrace, EvalError> {
+        self.ends.rows(x).map_err(|source| EvalError::Range { part: Part::Head, source })
     }
 
-    /// The most likely next token after `ids`, by the fixed-point blocks.
+    /// The most likely next token after `ids`, in fixed point.
     ///
     /// # Errors
-    /// As [`QuantisedModel::boundaries`].
+    /// As [`QuantisedModel::boundaries`] and [`QuantisedModel::head`].
     pub fn next_token(&self, ids: &[u32]) -> Result<u32, EvalError> {
         let d = self.config.shape.hidden;
         let last = self.boundaries(ids)?.pop().unwrap_or_default();
-        let row = &last[(ids.len() - 1) * d..][..d];
-        Ok(arg_max(&self.logits(row)?))
+        Ok(self.head(&last[(ids.len() - 1) * d..][..d])?.tokens[0])
     }
 }
 
@@ -239,32 +238,39 @@ impl Errors {
 }
 
 /// Largest magnitude at each site of a pass, padding included: what has to fit.
-fn raise(room: &mut [SiteHeadroom], trace: &Trace) {
+fn raise(room: &mut [SiteHeadroom], scales: &Scales, trace: &Trace) {
     let attention = &trace.attention;
-    let values: [&[i32]; 18] = [
-        &trace.x,
-        &trace.norm1.n.q,
-        &trace.query.q,
-        &trace.key.q,
-        &trace.value.q,
-        &trace.query_rotary.q,
-        &trace.key_rotary.q,
-        &attention.max,
-        &attention.distance,
-        &attention.prob.q,
-        &trace.mix.q,
-        &trace.middle.q,
-        &trace.norm2.n.q,
-        &trace.gate.q,
-        &trace.up.q,
-        &trace.silu,
-        &trace.glu.q,
-        &trace.output.q,
+    let values: [(Site, &[i32]); 18] = [
+        (Site::Input, &trace.x),
+        (Site::AttnNorm, &trace.norm1.n.q),
+        (Site::Query, &trace.query.q),
+        (Site::Key, &trace.key.q),
+        (Site::Value, &trace.value.q),
+        (Site::QueryRotary, &trace.query_rotary.q),
+        (Site::KeyRotary, &trace.key_rotary.q),
+        (Site::Score, &attention.max),
+        (Site::ScoreDistance, &attention.distance),
+        (Site::Probability, &attention.prob.q),
+        (Site::Mix, &trace.mix.q),
+        (Site::Middle, &trace.middle.q),
+        (Site::FfnNorm, &trace.norm2.n.q),
+        (Site::Gate, &trace.gate.q),
+        (Site::Up, &trace.up.q),
+        (Site::Activated, &trace.activated),
+        (Site::Glu, &trace.glu.q),
+        (Site::Output, &trace.output.q),
     ];
+    let values = values.into_iter().filter(|(site, _)| occurs(*site, scales)).map(|(_, values)| values);
     for (site, values) in room.iter_mut().zip(values) {
+        site.raise(values);
+    }
+}
+
+impl SiteHeadroom {
+    fn raise(&mut self, values: &[i32]) {
         let largest = values.iter().map(|v| v.unsigned_abs()).max().unwrap_or(0);
-        site.largest = site.largest.max(largest.into());
-        site.headroom_bits = (site.limit / site.largest.max(1.0)).log2();
+        self.largest = self.largest.max(largest.into());
+        self.headroom_bits = (self.limit / self.largest.max(1.0)).log2();
     }
 }
 
@@ -282,7 +288,7 @@ const SITES: [Site; 15] = [
     Site::FfnNorm,
     Site::Gate,
     Site::Up,
-    Site::Silu,
+    Site::Activated,
     Site::Glu,
     Site::Output,
 ];
@@ -336,7 +342,9 @@ fn compare(
             Site::FfnNorm => add(&float.norm2, &fixed.norm2.n.q, shape.hidden, &|_| norm),
             Site::Gate => add(&copies(&float.gate), &fixed.gate.q, shape.ffn, &|_| unit(c.gate_frac)),
             Site::Up => add(&copies(&float.up), &fixed.up.q, shape.ffn, &|j| f.up[j]),
-            Site::Silu => add(&copies(&float.silu), &fixed.silu, shape.ffn, &|_| unit(c.silu_frac)),
+            Site::Activated => {
+                add(&copies(&float.activated), &fixed.activated, shape.ffn, &|_| unit(c.activated_frac));
+            }
             Site::Glu => add(&copies(&float.glu), &fixed.glu.q, shape.ffn, &|j| f.glu[j]),
             _ => add(&float.output, &fixed.output.q, shape.hidden, &|_| stream),
         }
@@ -358,15 +366,23 @@ impl Sums {
         let mut run = FloatRun::new(model, &quantised.pad(ids)?)?;
         let mut x = quantised.embed(ids)?;
         for layer in 0..model.blocks.len() {
-            let fixed =
-                quantised.run_block(layer, &x).map_err(|source| EvalError::Block { layer, source })?;
+            let fixed = quantised
+                .run_block(layer, &x)
+                .map_err(|source| EvalError::Range { part: Part::Layer(layer), source })?;
             compare(&mut self.errors, quantised, layer, &run.layer(layer)?, &fixed, ids.len());
-            raise(&mut self.room, &fixed);
+            raise(&mut self.room, &quantised.spec.scales, &fixed);
             x = fixed.output.q;
         }
         let (d, vocab) = (model.config.shape.hidden, model.config.vocab);
         self.float.add(&run.logits()?[..ids.len() * vocab], ids);
-        self.fixed.add(&quantised.logits(&x[..ids.len() * d])?, ids);
+        let head = quantised.head(&x[..ids.len() * d])?;
+        let room = self.room.iter_mut().rev();
+        for (site, values) in room.zip([&head.gained.q, &head.norm.n.q]) {
+            site.raise(values);
+        }
+        let unit = f64::from(quantised.ends.logit_frac).exp2();
+        let logits: Vec<f32> = head.logits.iter().map(|&l| (l as f64 / unit) as f32).collect();
+        self.fixed.add(&logits, ids);
         Ok(())
     }
 }
@@ -390,7 +406,9 @@ pub fn eval(model: &Model, quantised: &QuantisedModel, ids: &[u32]) -> Result<Ev
     let layers = model.blocks.len();
     let windows: Vec<&[u32]> = ids.chunks(quantised.spec.tokens).filter(|window| window.len() > 1).collect();
     let mut sums = Sums {
-        errors: SITES.iter().map(|&site| Errors { site, layers: vec![Error::default(); layers] }).collect(),
+        errors: (SITES.into_iter().filter(|&site| occurs(site, &quantised.spec.scales)))
+            .map(|site| Errors { site, layers: vec![Error::default(); layers] })
+            .collect(),
         room: quantised.headroom.iter().map(|site| SiteHeadroom { largest: 0.0, ..site.clone() }).collect(),
         ..Sums::default()
     };
@@ -399,9 +417,9 @@ pub fn eval(model: &Model, quantised: &QuantisedModel, ids: &[u32]) -> Result<Ev
         let mut more = sums.clone();
         match more.add(model, quantised, window) {
             Ok(()) => sums = more,
-            Err(EvalError::Block { layer, source }) => {
-                overflows.push(Overflow { window: index, layer, what: source.to_string() });
-                overflow = overflow.or(Some(EvalError::Block { layer, source }));
+            Err(EvalError::Range { part, source }) => {
+                overflows.push(Overflow { window: index, part, what: source.to_string() });
+                overflow = overflow.or(Some(EvalError::Range { part, source }));
             }
             Err(error) => return Err(error),
         }

@@ -1,4 +1,4 @@
-//! The float reference: a plain Llama forward pass that shows every intermediate value.
+//! The float reference: a plain forward pass that shows every intermediate value.
 //!
 //! Values are those that the fixed-point block approximates, in the same places: norms without their gain
 //! and without `sqrt(hidden)`, queries with `1/sqrt(head_dim)` folded in.
@@ -7,9 +7,9 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use crate::{
-    config::Config,
+    config::{Config, Norm},
     error::ForwardError,
-    model::{FloatBlock, Linear, Model},
+    model::{Affine, FloatBlock, Gain, Linear, Model},
 };
 
 /// Every intermediate value of a block in floats; shapes as in `lamina_circuits::executor::Trace`.
@@ -17,7 +17,7 @@ use crate::{
 pub struct FloatTrace {
     /// Input, `[tokens, hidden]`.
     pub x: Vec<f32>,
-    /// `x / sqrt(eps * hidden + sum x^2)`.
+    /// `x / sqrt(eps * hidden + sum x^2)`, for LayerNorm of `x` less its mean.
     pub norm1: Vec<f32>,
     /// Queries over `sqrt(head_dim)`, `[tokens, heads * head_dim]`.
     pub query: Vec<f32>,
@@ -25,9 +25,9 @@ pub struct FloatTrace {
     pub key: Vec<f32>,
     /// Values, `[tokens, kv_heads * head_dim]`.
     pub value: Vec<f32>,
-    /// Rotated queries.
+    /// Rotated queries; empty where positions are learned.
     pub query_rotary: Vec<f32>,
-    /// Rotated keys.
+    /// Rotated keys; empty where positions are learned.
     pub key_rotary: Vec<f32>,
     /// Scores, masked ones included, `[heads, tokens (queries), tokens (keys)]`.
     pub score: Vec<f32>,
@@ -41,11 +41,11 @@ pub struct FloatTrace {
     pub norm2: Vec<f32>,
     /// Gate, `[tokens, ffn]`.
     pub gate: Vec<f32>,
-    /// Up, `[tokens, ffn]`.
+    /// Up, `[tokens, ffn]`; empty in a plain layer.
     pub up: Vec<f32>,
-    /// `silu(gate)`.
-    pub silu: Vec<f32>,
-    /// `silu(gate) * up`.
+    /// `activation(gate)`.
+    pub activated: Vec<f32>,
+    /// What the down projection reads: `activation(gate) * up`, in a plain layer `activation(gate)`.
     pub glu: Vec<f32>,
     /// Output of the block.
     pub output: Vec<f32>,
@@ -59,31 +59,50 @@ pub struct FloatRun<'a> {
     x: Vec<f32>,
 }
 
-/// `Y = X W^T`.
+/// `Y = X W^T + b`.
 ///
 /// # Shapes
 /// `x`: `[tokens, inputs]`; result: `[tokens, outputs]`.
 fn product(x: &[f32], w: &Linear) -> Result<Vec<f32>, ForwardError> {
     let x = Tensor::from_slice(x, (x.len() / w.inputs, w.inputs), &Device::Cpu)?;
-    let w = Tensor::from_slice(&w.data, (w.outputs, w.inputs), &Device::Cpu)?;
-    Ok(x.matmul(&w.t()?)?.flatten_all()?.to_vec1()?)
+    let weights = Tensor::from_slice(&w.data, (w.outputs, w.inputs), &Device::Cpu)?;
+    Ok(biased(x.matmul(&weights.t()?)?.flatten_all()?.to_vec1()?, w.bias.as_ref()))
 }
 
-/// `x / sqrt(eps * hidden + sum x^2)` row by row.
-fn unit(x: &[f32], hidden: usize, eps: f64) -> Vec<f32> {
+/// `x / sqrt(eps * hidden + sum x^2)` row by row, for LayerNorm of `x` less its mean.
+fn unit(x: &[f32], config: &Config) -> Vec<f32> {
+    let hidden = config.shape.hidden;
     let mut out = Vec::with_capacity(x.len());
     for row in x.chunks_exact(hidden) {
-        let sum: f64 = row.iter().map(|&x| f64::from(x) * f64::from(x)).sum();
-        let scale = 1.0 / (sum + eps * hidden as f64).sqrt();
-        out.extend(row.iter().map(|&x| (f64::from(x) * scale) as f32));
+        let mean = match config.norm {
+            Norm::Layer => row.iter().map(|&x| f64::from(x)).sum::<f64>() / hidden as f64,
+            Norm::Rms | Norm::Centred => 0.0,
+        };
+        let centred = |&x: &f32| f64::from(x) - mean;
+        let sum: f64 = row.iter().map(|x| centred(x) * centred(x)).sum();
+        let scale = 1.0 / (sum + config.norm_eps * hidden as f64).sqrt();
+        out.extend(row.iter().map(|x| (centred(x) * scale) as f32));
     }
     out
 }
 
-/// `n * sqrt(hidden) * gain`: the norm as the model defines it.
+/// Adds `bias` to every row.
+fn biased(mut rows: Vec<f32>, bias: Option<&Vec<f32>>) -> Vec<f32> {
+    if let Some(bias) = bias {
+        rows.chunks_exact_mut(bias.len()).for_each(|row| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
+    }
+    rows
+}
+
+/// `n * sqrt(hidden) * gain`.
 fn gained(n: &[f32], gain: &[f32]) -> Vec<f32> {
     let root = (gain.len() as f32).sqrt();
     n.chunks_exact(gain.len()).flat_map(|row| row.iter().zip(gain).map(|(n, g)| n * g * root)).collect()
+}
+
+/// `n * sqrt(hidden) * gain + bias`: the norm as the model defines it.
+fn affine(n: &[f32], norm: &Affine) -> Vec<f32> {
+    biased(gained(n, &norm.gain), norm.bias.as_ref())
 }
 
 /// Turns each head's pairs `(i, i + head_dim/2)` by `t * base^(-2i/head_dim)`.
@@ -163,23 +182,37 @@ fn run_block(
 ) -> Result<FloatTrace, ForwardError> {
     let shape = &config.shape;
     let (hd, tokens) = (shape.head_dim, x.len() / shape.hidden);
-    let norm1 = unit(&x, shape.hidden, config.rms_eps);
-    let n = gained(&norm1, &block.attn_norm);
+    let norm1 = unit(&x, config);
+    let n = affine(&norm1, &block.attn_norm);
     let root = (hd as f32).sqrt();
     let query: Vec<f32> = product(&n, &block.q)?.into_iter().map(|q| q / root).collect();
     let key = product(&n, &block.k)?;
     let value = product(&n, &block.v)?;
-    let query_rotary = rotary(&query, hd, shape.heads * hd, config.rope_base);
-    let key_rotary = rotary(&key, hd, shape.kv_heads * hd, config.rope_base);
-    let (score, prob) = attention(&query_rotary, &key_rotary, tokens, alone, config);
+    let (query_rotary, key_rotary) = match config.rope_base {
+        Some(base) => {
+            (rotary(&query, hd, shape.heads * hd, base), rotary(&key, hd, shape.kv_heads * hd, base))
+        }
+        None => (vec![], vec![]),
+    };
+    let (score, prob) = match config.rope_base {
+        Some(_) => attention(&query_rotary, &key_rotary, tokens, alone, config),
+        None => attention(&query, &key, tokens, alone, config),
+    };
     let mix = mix(&prob, &value, tokens, config);
     let middle = add(&x, &product(&mix, &block.o)?);
-    let norm2 = unit(&middle, shape.hidden, config.rms_eps);
-    let n = gained(&norm2, &block.ffn_norm);
+    let norm2 = unit(&middle, config);
+    let n = affine(&norm2, &block.ffn_norm);
     let gate = product(&n, &block.gate)?;
-    let up = product(&n, &block.up)?;
-    let silu: Vec<f32> = gate.iter().map(|g| g / (1.0 + (-g).exp())).collect();
-    let glu: Vec<f32> = silu.iter().zip(&up).map(|(s, u)| s * u).collect();
+    let activation = config.family.activation();
+    let activated: Vec<f32> = gate.par_iter().map(|&g| activation.of(f64::from(g)) as f32).collect();
+    let (up, glu) = match &block.up {
+        Some(up) => {
+            let up = product(&n, up)?;
+            let glu = activated.iter().zip(&up).map(|(s, u)| s * u).collect();
+            (up, glu)
+        }
+        None => (vec![], activated.clone()),
+    };
     let output = add(&middle, &product(&glu, &block.down)?);
     Ok(FloatTrace {
         x,
@@ -196,18 +229,19 @@ fn run_block(
         norm2,
         gate,
         up,
-        silu,
+        activated,
         glu,
         output,
     })
 }
 
-/// Final norm and head on rows of the residual stream.
-///
-/// # Shapes
-/// `x`: `[rows, hidden]`; result: `[rows, vocab]`.
-pub(crate) fn logits(x: &[f32], gain: &[f32], head: &Linear, eps: f64) -> Result<Vec<f32>, ForwardError> {
-    product(&gained(&unit(x, gain.len(), eps), gain), head)
+/// What the head reads of rows of the residual stream.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FinalTrace {
+    /// `x / sqrt(eps * hidden + sum x^2)`, `[rows, hidden]`.
+    pub(crate) norm: Vec<f32>,
+    /// The same with the norm's gain and bias, `[rows, hidden]`.
+    pub(crate) gained: Vec<f32>,
 }
 
 /// Checks ids and their number.
@@ -231,14 +265,31 @@ impl<'a> FloatRun<'a> {
     /// No tokens, more than the model's context, or an id beyond the vocabulary.
     pub fn new(model: &'a Model, ids: &[u32]) -> Result<Self, ForwardError> {
         check_ids(ids, model.config.context, model.config.vocab)?;
+        Ok(Self::start(model, ids, false))
+    }
+
+    /// The stream of checked ids; `alone`, every one of them stands first.
+    fn start(model: &'a Model, ids: &[u32], alone: bool) -> Self {
         let d = model.config.shape.hidden;
-        let x = ids.iter().flat_map(|&id| &model.embedding.data[id as usize * d..][..d]).copied().collect();
-        Ok(FloatRun { model, tokens: ids.len(), alone: false, x })
+        let mut x = Vec::with_capacity(ids.len() * d);
+        for (t, &id) in ids.iter().enumerate() {
+            let row = x.len();
+            x.extend_from_slice(&model.embedding.data[id as usize * d..][..d]);
+            if model.config.norm == Norm::Centred {
+                x[row] = 0.0;
+            }
+            if let Some(positions) = &model.positions {
+                let place = &positions.data[if alone { 0 } else { t * d }..][..d];
+                x[row..].iter_mut().zip(place).for_each(|(x, p)| *x += p);
+            }
+        }
+        FloatRun { model, tokens: ids.len(), alone, x }
     }
 
     /// A run in which every token sees itself only: as many first tokens of a text as there are `ids`.
     pub(crate) fn alone(model: &'a Model, ids: &[u32]) -> Result<Self, ForwardError> {
-        Ok(FloatRun { alone: true, ..FloatRun::new(model, ids)? })
+        check_ids(ids, model.config.context, model.config.vocab)?;
+        Ok(Self::start(model, ids, true))
     }
 
     /// Runs block `index` on the stream and returns what it computed.
@@ -260,8 +311,22 @@ impl<'a> FloatRun<'a> {
     /// # Errors
     /// A matrix product fails.
     pub fn logits(&self) -> Result<Vec<f32>, ForwardError> {
-        debug_assert_eq!(self.x.len(), self.tokens * self.model.config.shape.hidden);
-        logits(&self.x, &self.model.final_norm, &self.model.head, self.model.config.rms_eps)
+        product(&self.last()?.gained, &self.model.head)
+    }
+
+    /// The last norm of every position.
+    pub(crate) fn last(&self) -> Result<FinalTrace, ForwardError> {
+        let d = self.model.config.shape.hidden;
+        debug_assert_eq!(self.x.len(), self.tokens * d);
+        let norm = unit(&self.x, &self.model.config);
+        let gained = match &self.model.final_norm {
+            Gain::Features(gain) => gained(&norm, gain),
+            Gain::Matrix(gain) => {
+                let root = (d as f32).sqrt();
+                product(&norm, gain)?.into_iter().map(|h| h * root).collect()
+            }
+        };
+        Ok(FinalTrace { norm, gained: biased(gained, self.model.final_bias.as_ref()) })
     }
 }
 

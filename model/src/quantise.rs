@@ -9,8 +9,11 @@
 //! rotary pair p of a key head:   alpha_p on the columns of Wq, beta_p on those of Wk,
 //!                                alpha_p * beta_p = 2^(exp_frac + score_shift)
 //! value channel c:               f_c on the column of Wv, 1/f_c on the rows of Wo
-//! feed-forward channel c:        f_c on the column of Wup, 1/f_c on the row of Wdown
+//! feed-forward channel c:        f_c on the column of Wup, 1/f_c on the row of Wdown (of a gated layer)
 //! ```
+//!
+//! A plain layer has no such factor: its activation is the table's. A bias is at the scale of its product, less a shift that
+//! makes it fit the width of the weights.
 //!
 //! A factor is bounded above by the range of the activations it scales up and by the width of the weights,
 //! and below by the width of the weights that compensate it. Among the shifts for which every channel has
@@ -21,14 +24,15 @@ use std::sync::Arc;
 
 use lamina_circuits::{
     executor::Site,
-    spec::{BlockSpec, BlockWeights, Matrix, Scales, Shape},
+    spec::{Biases, BlockSpec, BlockWeights, FeedForward, Matrix, Rope, Scales, Shape},
 };
 use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::{
     calibrate::{Kind, LayerStats, Size, WeightSizes, folded},
-    config::Config,
+    config::{Config, Norm},
+    ends::{EndStats, Ends},
     error::QuantiseError,
     feedback::{Feedback, Moments},
     forward::{FloatRun, FloatTrace},
@@ -43,9 +47,11 @@ pub struct Options {
     pub weight_bits: u32,
     /// Tokens proved at a time, padding included.
     pub tokens: usize,
+    /// Positions whose next token the head proves, at most `tokens`.
+    pub positions: usize,
     /// Room left above the largest calibrated value of each site, in bits (0 to 4).
     pub headroom_bits: f64,
-    /// Width of the SiLU table's input: each bit less halves the table.
+    /// Width of the activation table's input: each bit less halves the table.
     pub silu_in_bits: u32,
     /// Feed-forward channels added to each layer to split its loudest channels into equal copies: models with
     /// massive activations lose less precision in all others. The circuit grows by as many.
@@ -58,11 +64,15 @@ impl Options {
     /// Headroom of [`Options::new`].
     pub const DEFAULT_HEADROOM_BITS: f64 = 1.0;
 
+    /// Positions of [`Options::new`], at most.
+    pub const DEFAULT_POSITIONS: usize = 8;
+
     /// 16-bit weights, the default headroom, 16-bit gates.
     pub fn new(tokens: usize) -> Self {
         Options {
             weight_bits: 16,
             tokens,
+            positions: tokens.min(Options::DEFAULT_POSITIONS),
             headroom_bits: Options::DEFAULT_HEADROOM_BITS,
             silu_in_bits: 16,
             extra_channels: 0,
@@ -95,9 +105,9 @@ pub struct ChannelFactors {
     pub value: Vec<f64>,
     /// Mixed values, per value channel, `[kv_heads * head_dim]`.
     pub mix: Vec<f64>,
-    /// Up projection, `[ffn]`.
+    /// Up projection, `[ffn]`; empty in a plain layer.
     pub up: Vec<f64>,
-    /// `silu(gate) * up`, `[ffn]`.
+    /// What the down projection reads, `[ffn]`.
     pub glu: Vec<f64>,
 }
 
@@ -114,12 +124,8 @@ pub struct QuantisedModel {
     pub factors: Vec<ChannelFactors>,
     /// The model's feed-forward channel that each channel of the circuit is (a part of), per layer, `[ffn]`.
     pub channels: Vec<Vec<usize>>,
-    /// Embedding at the scale of the residual stream, `[vocab, hidden]`.
-    pub embedding: Arc<Vec<i32>>,
-    /// Gain of the last norm, in floats.
-    pub final_norm: Vec<f32>,
-    /// Head, in floats, `[vocab, hidden]`.
-    pub head: Linear,
+    /// Embedding and head.
+    pub ends: Ends,
     /// Use of each site's range in calibration.
     pub headroom: Vec<SiteHeadroom>,
     /// Tokenizer, if the model came with one.
@@ -166,6 +172,10 @@ fn room(value: f64, limit: f64) -> i64 {
 
 /// The scales that don't depend on a choice of shifts.
 struct Base {
+    /// Whether queries and keys are turned, and so rounded twice.
+    turned: bool,
+    /// Whether the feed-forward layer is gated.
+    gated: bool,
     /// Largest calibrated activation of a channel, in integers.
     act: f64,
     /// The same for channels that the width of the weights pushes up.
@@ -207,7 +217,7 @@ impl Layer {
     /// projection needs a `k`-th of the range.
     fn new(stats: LayerStats, weights: WeightSizes, extra: usize) -> Self {
         let (up, glu) = (stats.up.sizes(), stats.glu.sizes());
-        let mut copies = vec![1usize; up.len()];
+        let mut copies = vec![1usize; glu.len()];
         let need = |c: usize, copies: usize| weights.down[c].max * glu[c].max / copies as f64;
         for _ in 0..extra {
             let most = (0..copies.len()).max_by(|&a, &b| need(a, copies[a]).total_cmp(&need(b, copies[b])));
@@ -218,7 +228,9 @@ impl Layer {
         for (c, &copies) in copies.iter().enumerate() {
             channels.extend(std::iter::repeat_n(channels[c], copies - 1));
         }
-        let copied = |sizes: &[Size]| -> Vec<Size> { channels.iter().map(|c| sizes[c.source]).collect() };
+        let copied = |sizes: &[Size]| -> Vec<Size> {
+            channels.iter().filter_map(|c| sizes.get(c.source)).copied().collect()
+        };
         let shared = |c: &Channel| {
             let size = weights.down[c.source];
             Size { max: size.max * c.share, typical: size.typical * c.share }
@@ -303,6 +315,7 @@ impl Base {
     ) -> impl Iterator<Item = Factor> + 'a {
         let to_weight = pow2(i64::from(qk_shift) - i64::from(self.norm_frac));
         let (query, key) = (&layer.query, &layer.key);
+        let rounded = if self.turned { 2.0 } else { 1.0 };
         (0..query.len()).map(move |p| {
             let (wq, wk) = (layer.weights.q[p], layer.weights.k[p]);
             let weight = capped(self.weight, wq.max * to_weight);
@@ -311,9 +324,9 @@ impl Base {
                 low: product / beta,
                 high: weight.min(capped(self.act, query[p].max)),
                 hard: weight.min(capped(self.act, query[p].max)),
-                // Queries and keys are rounded twice, before and after the rotation.
-                a: 2.0 * coefficient(query[p].typical) + coefficient(wq.typical * to_weight),
-                b: (2.0 * coefficient(key[p].typical) + coefficient(wk.typical * to_weight))
+                // Before and after the rotation.
+                a: rounded * coefficient(query[p].typical) + coefficient(wq.typical * to_weight),
+                b: (rounded * coefficient(key[p].typical) + coefficient(wk.typical * to_weight))
                     / product.powi(2),
                 energy: (query[p].typical * key[p].typical).powi(2),
             }
@@ -347,6 +360,22 @@ impl Base {
                 energy: (mix[c].typical * wo.typical).powi(2),
             }
         })
+    }
+
+    /// Energy-weighted noise of a plain feed-forward layer, or none when its down projection has no room.
+    fn plain_noise(&self, layer: &Layer, out_shift: u32) -> Option<f64> {
+        let unit = pow2(self.gate_frac.into());
+        let to_out = pow2(i64::from(self.residual_frac + out_shift)) / unit;
+        let (mut total, mut energy) = (0.0, 0.0);
+        for (size, down) in layer.glu.iter().zip(&layer.weights.down) {
+            if down.max * to_out > self.weight {
+                return None;
+            }
+            let own = (size.typical * down.typical).powi(2);
+            total += own * (coefficient(size.typical * unit) + coefficient(down.typical * to_out));
+            energy += own;
+        }
+        Some(if energy > 0.0 { total / energy } else { 0.0 })
     }
 
     /// Factors of the up projection, one per feed-forward channel.
@@ -387,6 +416,72 @@ struct Shifts {
     ffn_out: u32,
     mix: u32,
     rope: u32,
+}
+
+/// What a product's raw sums are in units of its result: what a bias of the model is multiplied by, feature by feature.
+struct BiasUnits {
+    query: Vec<f64>,
+    key: Vec<f64>,
+    value: Vec<f64>,
+    attn_out: f64,
+    gate: f64,
+    up: Vec<f64>,
+    ffn_out: f64,
+}
+
+impl BiasUnits {
+    fn new(shape: &Shape, base: &Base, shifts: &Shifts, factors: &ChannelFactors) -> Self {
+        let (hd, group) = (shape.head_dim, shape.heads / shape.kv_heads);
+        let raw = |shift: u32| pow2(shift.into());
+        let pair = |feature: usize, members: usize| feature / hd / members * (hd / 2) + feature % (hd / 2);
+        let query = |j| factors.query[pair(j, group)] * raw(shifts.qk) / (hd as f64).sqrt();
+        let key = |j| factors.key[pair(j, 1)] * raw(shifts.qk);
+        Self {
+            query: (0..shape.heads * hd).map(query).collect(),
+            key: (0..shape.kv_heads * hd).map(key).collect(),
+            value: factors.value.iter().map(|f| f * raw(shifts.v)).collect(),
+            attn_out: raw(base.residual_frac + shifts.attn_out),
+            gate: raw(base.gate_frac + shifts.gate),
+            up: factors.up.iter().map(|f| f * raw(shifts.up)).collect(),
+            ffn_out: raw(base.residual_frac + shifts.ffn_out),
+        }
+    }
+}
+
+/// The biases of a block at the scales of its products, empty where there is none, in the order of
+/// [`BlockWeights::matrices`] with an up projection.
+fn raw_biases(block: &FloatBlock, channels: &[Channel], units: &BiasUnits) -> [Vec<f64>; 7] {
+    let of = |w: &Linear, unit: &dyn Fn(usize) -> f64| -> Vec<f64> {
+        let bias = w.bias.iter().flatten().enumerate();
+        bias.map(|(j, &b)| f64::from(b) * unit(j)).collect()
+    };
+    let up = block.up.as_ref().map(|up| channel_rows(up, channels));
+    [
+        of(&block.q, &|j| units.query[j]),
+        of(&block.k, &|j| units.key[j]),
+        of(&block.v, &|j| units.value[j]),
+        of(&block.o, &|_| units.attn_out),
+        of(&channel_rows(&block.gate, channels), &|_| units.gate),
+        up.map(|up| of(&up, &|j| units.up[j])).unwrap_or_default(),
+        of(&block.down, &|_| units.ffn_out),
+    ]
+}
+
+/// The least shift with which a bias fits a weight; none without a bias.
+fn bias_shift(biases: &[[Vec<f64>; 7]], matrices: &[usize], limit: f64) -> Option<u32> {
+    let all = || biases.iter().flat_map(|block| matrices.iter().map(|&m| &block[m]));
+    let largest = all().flatten().fold(0.0f64, |max, b| max.max(b.abs()));
+    all().any(|bias| !bias.is_empty()).then(|| (largest / limit).max(1.0).log2().ceil() as u32)
+}
+
+/// `matrix` with its bias as one more row: `round(bias / 2^shift)`, zero where the product has a bias and the matrix none.
+fn with_bias(matrix: Matrix, bias: &[f64], shift: Option<u32>) -> Matrix {
+    let Some(shift) = shift else { return matrix };
+    let unit = pow2(-i64::from(shift));
+    let mut data = Arc::unwrap_or_clone(matrix.data);
+    data.extend(bias.iter().map(|b| (b * unit).round() as i16));
+    data.resize((matrix.rows + 1) * matrix.cols, 0);
+    Matrix { rows: matrix.rows + 1, data: Arc::new(data), ..matrix }
 }
 
 /// Keeps the quieter of two choices.
@@ -439,7 +534,14 @@ fn search(base: &Base, layers: &[Layer], allowed: &[u32]) -> Result<([f64; 4], S
     let gate_noise = gates.sum::<f64>() / layers.len() as f64;
 
     let mut best = None;
-    for &up in allowed {
+    if !base.gated {
+        for &out in allowed {
+            if let Some(noise) = mean_noise(layers, |l| base.plain_noise(l, out)) {
+                keep(&mut best, noise, (0, 0, out));
+            }
+        }
+    }
+    for &up in allowed.iter().filter(|_| base.gated) {
         for &glu in allowed {
             for &out in allowed {
                 let noise = mean_noise(layers, |l| layer_noise(base.up_factors(l, [up, glu, out])));
@@ -526,9 +628,10 @@ fn calibrate(
     model: &Model,
     sequences: &[(Kind, Vec<u32>)],
     options: &Options,
-) -> Result<Vec<Layer>, QuantiseError> {
+) -> Result<(Vec<Layer>, EndStats), QuantiseError> {
     let config = &model.config;
     let mut stats: Vec<LayerStats> = model.blocks.iter().map(|_| LayerStats::new(config)).collect();
+    let mut ends = EndStats::default();
     for (kind, sequence) in sequences {
         let mut run = match kind {
             Kind::Alone => FloatRun::alone(model, sequence)?,
@@ -537,10 +640,11 @@ fn calibrate(
         for (index, stats) in stats.iter_mut().enumerate() {
             stats.add(config, &run.layer(index)?, *kind);
         }
+        ends.add(&run.last()?);
     }
     let layers = stats.into_iter().zip(&model.blocks);
     let layer = |(stats, block)| Layer::new(stats, WeightSizes::new(config, block), options.extra_channels);
-    Ok(layers.map(layer).collect())
+    Ok((layers.map(layer).collect(), ends))
 }
 
 /// Runs the float model again, layer by layer over all sequences at once, and calls `f` with the layer and its
@@ -638,6 +742,9 @@ fn check_options(options: &Options, config: &Config) -> Result<(), QuantiseError
     if options.tokens == 0 || options.tokens > config.context.min(1 << 12) {
         return fail("tokens", "1 to the model's context, at most 4096", options.tokens.to_string());
     }
+    if options.positions == 0 || options.positions > options.tokens.min(256) {
+        return fail("positions", "1 to the tokens, at most 256", options.positions.to_string());
+    }
     if !(0.0..=4.0).contains(&options.headroom_bits) {
         return fail("headroom_bits", "0 to 4", options.headroom_bits.to_string());
     }
@@ -678,16 +785,19 @@ pub fn quantise_on_text(
 pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<QuantisedModel, QuantiseError> {
     let config = &model.config;
     check_options(options, config)?;
+    if config.norm == Norm::Layer {
+        return Err(QuantiseError::LayerNorm);
+    }
     let sequences = sequences(config, ids, options);
-    let layers = calibrate(model, &sequences, options)?;
+    let (layers, ends) = calibrate(model, &sequences, options)?;
     let margin = (-options.headroom_bits).exp2();
     let act = ((1u64 << (ACT_BITS - 1)) - 1) as f64 * margin;
 
     let act_hard = ((1u64 << (ACT_BITS - 1)) - 1) as f64 * margin.powf(MASSIVE_SHARE);
 
-    let embedding_max = model.embedding.data.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+    let first_max = first_boundary(model);
     let stream_max = largest(&layers, |l| l.stats.stream.into_iter().fold(0.0, f64::max));
-    let stream_max = stream_max.max(f64::from(embedding_max));
+    let stream_max = stream_max.max(first_max);
     let stream_limit = ((1u64 << (ACT_BITS + RESIDUAL_LO_BITS - 1)) - 1) as f64;
     let no_scales = |site, largest| QuantiseError::NoScales { site, largest };
     let frac = |site, largest: f64, limit: f64, most: i64| {
@@ -701,7 +811,7 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
     let useful = (steps / typical.max(1e-9)).log2().ceil().clamp(0.0, 20.0) as i64;
     let mut residual_frac = frac("input", stream_max, stream_limit * margin.powf(MASSIVE_SHARE), useful)?;
     // |x| <= sqrt(v): 15 bits can only overflow when one feature is the whole vector.
-    let norm_max = largest(&layers, |l| l.stats.norm[0].max(l.stats.norm[1]));
+    let norm_max = largest(&layers, |l| l.stats.norm[0].max(l.stats.norm[1])).max(ends.norm);
     let norm_frac = if norm_max < 0.995 { 15 } else { 14 };
     let gate_max = largest(&layers, |l| l.stats.gate);
     let silu_limit = ((1u64 << (options.silu_in_bits - 1)) - 1) as f64;
@@ -712,8 +822,17 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
     let weight = f64::from((1i32 << (options.weight_bits - 1)) - 1);
     // Narrow weights can be too coarse to write a fine stream: then the stream gets coarser.
     let (base, shifts) = loop {
-        let base =
-            Base { act: act / CHANNEL_ROOM, act_hard, weight, norm_frac, residual_frac, gate_frac, exp_frac };
+        let base = Base {
+            turned: config.rope_base.is_some(),
+            gated: config.family.gated(),
+            act: act / CHANNEL_ROOM,
+            act_hard,
+            weight,
+            norm_frac,
+            residual_frac,
+            gate_frac,
+            exp_frac,
+        };
         match choose_shifts(&base, &layers) {
             Ok(shifts) => break (base, shifts),
             Err(error) if residual_frac == 0 => return Err(error),
@@ -722,10 +841,19 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
     };
 
     let hidden = config.shape.hidden as f64;
-    let norm_eps = (config.rms_eps * hidden * pow2(2 * i64::from(residual_frac))).round().max(1.0) as u64;
+    let norm_eps = (config.norm_eps * hidden * pow2(2 * i64::from(residual_frac))).round().max(1.0) as u64;
     // s <= 2^A / sqrt(eps) must stay below 2^30: the static bound of the circuit.
     let rsqrt_bits = (2 * LIMB_BITS - 1 + norm_eps.ilog2() / 2).min(28 + norm_frac);
     let norm_shift = rsqrt_bits - norm_frac;
+
+    let factors: Vec<ChannelFactors> = layers.iter().map(|l| channel_factors(&base, &shifts, l)).collect();
+    let biases: Vec<[Vec<f64>; 7]> = (model.blocks.iter().zip(&layers).zip(&factors))
+        .map(|((block, layer), factors)| {
+            let units = BiasUnits::new(&config.shape, &base, &shifts, factors);
+            raw_biases(block, &layer.channels, &units)
+        })
+        .collect();
+    let bias = |matrices: &[usize]| bias_shift(&biases, matrices, weight);
 
     // One width for the wide remainders of norms and attention weights; R must fit 30 bits.
     let exp_out_bits = 15;
@@ -740,8 +868,7 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
         norm_shift,
         qk_shift: shifts.qk,
         v_shift: shifts.v,
-        rope_bits: shifts.rope,
-        rope_base: config.rope_base,
+        rope: config.rope_base.map(|base| Rope { bits: shifts.rope, base }),
         score_shift: shifts.score,
         exp_in_bits: ACT_BITS - 1,
         exp_frac,
@@ -751,12 +878,23 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
         mix_shift: shifts.mix,
         attn_out_shift: shifts.attn_out,
         gate_shift: shifts.gate,
-        silu_in_bits: options.silu_in_bits,
+        gate_bits: options.silu_in_bits,
         gate_frac,
-        silu_frac: gate_frac,
-        up_shift: shifts.up,
-        glu_shift: shifts.glu,
+        activated_frac: gate_frac,
+        activation: config.family.activation(),
+        feed_forward: if base.gated {
+            FeedForward::Gated { up_shift: shifts.up, glu_shift: shifts.glu }
+        } else {
+            FeedForward::Plain
+        },
         ffn_out_shift: shifts.ffn_out,
+        bias: Biases {
+            qk: bias(&[0, 1]),
+            v: bias(&[2]),
+            o: bias(&[3]),
+            gate: bias(&[4, 5]),
+            down: bias(&[6]),
+        },
     };
     let spec = BlockSpec {
         shape: Shape { ffn: config.shape.ffn + options.extra_channels, ..config.shape.clone() },
@@ -766,10 +904,11 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
     };
     spec.check()?;
 
-    let factors: Vec<ChannelFactors> = layers.iter().map(|l| channel_factors(&base, &shifts, l)).collect();
     let block = |index: usize, feedback: Option<&BlockFeedback>| {
         let (block, channels) = (&model.blocks[index], &layers[index].channels);
-        integer_block(block, &config.shape, channels, &base, &shifts, &factors[index], feedback)
+        let weights =
+            integer_block(block, &config.shape, channels, &base, &shifts, &factors[index], feedback);
+        with_biases(weights, &biases[index], &spec.scales.bias)
     };
     let mut blocks = Vec::with_capacity(layers.len());
     if options.weight_bits < 16 {
@@ -783,18 +922,17 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
     } else {
         blocks.extend((0..layers.len()).map(|index| block(index, None)));
     }
-    let headroom = headroom(&spec, &layers, &factors, f64::from(embedding_max));
-    let unit = pow2(i64::from(residual_frac));
-    let embedding = model.embedding.data.iter().map(|&e| (f64::from(e) * unit).round() as i32).collect();
+    let mut headroom = headroom(&spec, &layers, &factors, first_max);
+    let stats = ends;
+    let ends = Ends::new(model, &spec, options.positions, &stats, act)?;
+    headroom.extend(ends.headroom(&stats));
     Ok(QuantisedModel {
         config: config.clone(),
         spec,
         blocks,
         factors,
         channels: layers.iter().map(|l| l.channels.iter().map(|c| c.source).collect()).collect(),
-        embedding: Arc::new(embedding),
-        final_norm: model.final_norm.clone(),
-        head: model.head.clone(),
+        ends,
         headroom,
         tokenizer: model.tokenizer.clone(),
     })
@@ -811,10 +949,14 @@ fn channel_factors(base: &Base, shifts: &Shifts, layer: &Layer) -> ChannelFactor
     let up: Vec<f64> = up.map(best).collect();
     let to_mix = pow2(i64::from(PROB_FRAC) - i64::from(shifts.mix));
     let to_glu = pow2(i64::from(base.gate_frac) - i64::from(shifts.glu));
+    let glu = match base.gated {
+        true => up.iter().map(|f| f * to_glu).collect(),
+        false => vec![pow2(base.gate_frac.into()); layer.glu.len()],
+    };
     ChannelFactors {
         key: query.iter().map(|alpha| product / alpha).collect(),
         mix: value.iter().map(|f| f * to_mix).collect(),
-        glu: up.iter().map(|f| f * to_glu).collect(),
+        glu,
         query,
         value,
         up,
@@ -824,7 +966,8 @@ fn channel_factors(base: &Base, shifts: &Shifts, layer: &Layer) -> ChannelFactor
 /// The rows of `w` that belong to the circuit's channels.
 fn channel_rows(w: &Linear, channels: &[Channel]) -> Linear {
     let rows = channels.iter().flat_map(|c| &w.data[c.source * w.inputs..][..w.inputs]);
-    Linear { outputs: channels.len(), inputs: w.inputs, data: Arc::new(rows.copied().collect()) }
+    let bias = w.bias.as_ref().map(|bias| channels.iter().map(|c| bias[c.source]).collect());
+    Linear { outputs: channels.len(), inputs: w.inputs, data: Arc::new(rows.copied().collect()), bias }
 }
 
 /// The columns of `w` that belong to the circuit's channels, shared among copies.
@@ -832,10 +975,24 @@ fn channel_columns(w: &Linear, channels: &[Channel]) -> Linear {
     let part = |row: &[f32], c: &Channel| (f64::from(row[c.source]) * c.share) as f32;
     let rows = w.data.chunks_exact(w.inputs);
     let data = rows.flat_map(|row| channels.iter().map(move |c| part(row, c))).collect();
-    Linear { outputs: w.outputs, inputs: channels.len(), data: Arc::new(data) }
+    Linear { outputs: w.outputs, inputs: channels.len(), data: Arc::new(data), bias: w.bias.clone() }
 }
 
-/// The integer weights of a block.
+/// Puts the biases under the matrices of their products.
+fn with_biases(w: BlockWeights, biases: &[Vec<f64>; 7], shifts: &Biases) -> BlockWeights {
+    let [q, k, v, o, gate, up, down] = biases;
+    BlockWeights {
+        q: with_bias(w.q, q, shifts.qk),
+        k: with_bias(w.k, k, shifts.qk),
+        v: with_bias(w.v, v, shifts.v),
+        o: with_bias(w.o, o, shifts.o),
+        gate: with_bias(w.gate, gate, shifts.gate),
+        up: w.up.map(|w| with_bias(w, up, shifts.gate)),
+        down: with_bias(w.down, down, shifts.down),
+    }
+}
+
+/// The integer matrices of a block, without biases.
 fn integer_block(
     block: &FloatBlock,
     shape: &Shape,
@@ -849,11 +1006,11 @@ fn integer_block(
     let (hd, group) = (shape.head_dim, shape.heads / shape.kv_heads);
     let from_norm = |shift: u32| pow2(i64::from(shift) - i64::from(base.norm_frac));
     let to_stream = |shift: u32| pow2(i64::from(base.residual_frac + shift));
-    let query_in = folded(&block.attn_norm, from_norm(shifts.qk) / (hd as f64).sqrt());
-    let key_in = folded(&block.attn_norm, from_norm(shifts.qk));
-    let value_in = folded(&block.attn_norm, from_norm(shifts.v));
-    let gate_in = folded(&block.ffn_norm, from_norm(shifts.gate) * pow2(i64::from(base.gate_frac)));
-    let up_in = folded(&block.ffn_norm, from_norm(shifts.up));
+    let query_in = folded(&block.attn_norm.gain, from_norm(shifts.qk) / (hd as f64).sqrt());
+    let key_in = folded(&block.attn_norm.gain, from_norm(shifts.qk));
+    let value_in = folded(&block.attn_norm.gain, from_norm(shifts.v));
+    let gate_in = folded(&block.ffn_norm.gain, from_norm(shifts.gate) * pow2(i64::from(base.gate_frac)));
+    let up_in = folded(&block.ffn_norm.gain, from_norm(shifts.up));
     let pair = |feature: usize, members: usize| feature / hd / members * (hd / 2) + feature % (hd / 2);
     let (norm1, norm2) = (feedback.map(|f| &f.norm1), feedback.map(|f| &f.norm2));
     let (mix, glu) = (feedback.map(|f| &f.mix), feedback.map(|f| &f.glu));
@@ -864,7 +1021,10 @@ fn integer_block(
         v: integers(&block.v, norm1, limit, |k| value_in[k], |j| factors.value[j]),
         o: integers(&block.o, mix, limit, |k| out / factors.mix[value_channel(shape, k)], |_| 1.0),
         gate: integers(&channel_rows(&block.gate, channels), norm2, limit, |k| gate_in[k], |_| 1.0),
-        up: integers(&channel_rows(&block.up, channels), norm2, limit, |k| up_in[k], |j| factors.up[j]),
+        up: block
+            .up
+            .as_ref()
+            .map(|up| integers(&channel_rows(up, channels), norm2, limit, |k| up_in[k], |j| factors.up[j])),
         down: integers(
             &channel_columns(&block.down, channels),
             glu,
@@ -883,7 +1043,7 @@ fn headroom(
     spec: &BlockSpec,
     layers: &[Layer],
     factors: &[ChannelFactors],
-    embedding_max: f64,
+    first_max: f64,
 ) -> Vec<SiteHeadroom> {
     let c = &spec.scales;
     let act = f64::from((1i32 << (c.act_bits - 1)) - 1);
@@ -900,13 +1060,13 @@ fn headroom(
     let distance_unit = pow2(i64::from(c.exp_frac));
     let norm_unit = pow2(i64::from(c.rsqrt_bits - c.norm_shift));
     let gate_unit = pow2(i64::from(c.gate_frac));
-    let silu_unit = pow2(i64::from(c.silu_frac));
-    let silu_limit = f64::from((1i32 << (c.silu_in_bits - 1)) - 1);
+    let activated_unit = pow2(i64::from(c.activated_frac));
+    let gate_limit = f64::from((1i32 << (c.gate_bits - 1)) - 1);
     let distance_limit = f64::from((1i32 << c.exp_in_bits) - 1);
     let query = channels(|l, f| (l.query.clone(), f.query.clone()));
     let key = channels(|l, f| (l.key.clone(), f.key.clone()));
     [
-        (Site::Input, stream, over(&|s| s.stream[0]).max(embedding_max) * unit),
+        (Site::Input, stream, over(&|s| s.stream[0]).max(first_max) * unit),
         (Site::AttnNorm, act, over(&|s| s.norm[0]) * norm_unit),
         (Site::Query, act, query),
         (Site::Key, act, key),
@@ -919,13 +1079,14 @@ fn headroom(
         (Site::Mix, act, channels(|l, f| (l.mix.clone(), f.mix.clone()))),
         (Site::Middle, stream, over(&|s| s.stream[1]) * unit),
         (Site::FfnNorm, act, over(&|s| s.norm[1]) * norm_unit),
-        (Site::Gate, silu_limit, over(&|s| s.gate) * gate_unit),
+        (Site::Gate, gate_limit, over(&|s| s.gate) * gate_unit),
         (Site::Up, act, channels(|l, f| (l.up.clone(), f.up.clone()))),
-        (Site::Silu, act, over(&|s| s.silu) * silu_unit),
+        (Site::Activated, act, over(&|s| s.activated) * activated_unit),
         (Site::Glu, act, channels(|l, f| (l.glu.clone(), f.glu.clone()))),
         (Site::Output, stream, over(&|s| s.stream[2]) * unit),
     ]
     .into_iter()
+    .filter(|(site, _, _)| occurs(*site, c))
     .map(|(site, limit, largest)| SiteHeadroom {
         site: site.to_string(),
         limit,
@@ -933,4 +1094,24 @@ fn headroom(
         headroom_bits: (limit / largest.max(1e-9)).log2(),
     })
     .collect()
+}
+
+/// Whether blocks of `scales` have a site.
+pub(crate) fn occurs(site: Site, scales: &Scales) -> bool {
+    match site {
+        Site::QueryRotary | Site::KeyRotary => scales.rope.is_some(),
+        Site::Up | Site::Glu => scales.feed_forward != FeedForward::Plain,
+        _ => true,
+    }
+}
+
+/// Largest magnitude that the first boundary may have: that of the embedding, and of the positions.
+fn first_boundary(model: &Model) -> f64 {
+    let d = model.config.shape.hidden;
+    let unread = usize::from(model.config.norm == Norm::Centred);
+    let largest = |w: &Linear, first: usize| {
+        let read = w.data.chunks_exact(d).flat_map(|row| &row[first..]);
+        f64::from(read.fold(0.0f32, |max, v| max.max(v.abs())))
+    };
+    largest(&model.embedding, unread) + model.positions.as_ref().map_or(0.0, |p| largest(p, 0))
 }

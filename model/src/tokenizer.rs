@@ -12,11 +12,15 @@ use crate::error::TokenizerError;
 
 /// A model's tokenizer. Ids are exactly those of the text: no token is added at its start or end.
 #[derive(Clone)]
-pub struct TextTokenizer(Arc<Tokenizer>);
+pub struct TextTokenizer {
+    library: Arc<Tokenizer>,
+    /// The id that stands for all symbols that the vocabulary lacks.
+    unknown: Option<u32>,
+}
 
 impl fmt::Debug for TextTokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TextTokenizer({} ids)", self.0.get_vocab_size(true))
+        write!(f, "TextTokenizer({} ids)", self.library.get_vocab_size(true))
     }
 }
 
@@ -27,7 +31,7 @@ impl TextTokenizer {
     /// The description does not parse, or has an id that is not below `vocab`.
     pub fn from_json(bytes: &[u8], vocab: usize) -> Result<Self, TokenizerError> {
         // The library panics on some errors of syntax, of strings too: `IgnoredAny` would pass those over.
-        serde_json::from_slice::<serde_json::Value>(bytes)
+        let value: serde_json::Value = serde_json::from_slice(bytes)
             .map_err(|source| TokenizerError::Parse { source: source.into() })?;
         let mut tokenizer =
             contained(|| Tokenizer::from_bytes(bytes)).map_err(|source| TokenizerError::Parse { source })?;
@@ -38,17 +42,31 @@ impl TextTokenizer {
         if largest as usize >= vocab {
             return Err(TokenizerError::Vocabulary { largest, vocab });
         }
-        Ok(TextTokenizer(Arc::new(tokenizer)))
+        let unknown = value["model"]["unk_token"].as_str().and_then(|token| tokenizer.token_to_id(token));
+        Ok(TextTokenizer { library: Arc::new(tokenizer), unknown })
+    }
+
+    /// The description that [`TextTokenizer::from_json`] reads.
+    ///
+    /// # Errors
+    /// The library cannot write it.
+    pub fn to_json(&self) -> Result<String, TokenizerError> {
+        contained(|| self.library.to_string(false)).map_err(|source| TokenizerError::Parse { source })
     }
 
     /// Token ids of `text`.
     ///
     /// # Errors
-    /// The text holds a symbol that the vocabulary can't express.
+    /// The text holds a symbol that the vocabulary lacks.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = contained(|| self.0.encode_fast(text, false))
+        let encoding = contained(|| self.library.encode(text, false))
             .map_err(|source| TokenizerError::Encode { source })?;
-        Ok(encoding.get_ids().to_vec())
+        let ids = encoding.get_ids();
+        if let Some(at) = ids.iter().position(|id| Some(*id) == self.unknown) {
+            let place = encoding.get_offsets().get(at).and_then(|&(start, end)| text.get(start..end));
+            return Err(TokenizerError::Unknown { symbol: place.unwrap_or_default().to_owned() });
+        }
+        Ok(ids.to_vec())
     }
 
     /// Text of `ids`; special tokens are left out.
@@ -56,7 +74,7 @@ impl TextTokenizer {
     /// # Errors
     /// The decoder fails on the pieces.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
-        contained(|| self.0.decode(ids, true)).map_err(|source| TokenizerError::Decode { source })
+        contained(|| self.library.decode(ids, true)).map_err(|source| TokenizerError::Decode { source })
     }
 }
 

@@ -1,6 +1,10 @@
 //! The float reference against known values, and fixed point against the float reference.
 
-use lamina_circuits::executor::{ExecError, Site};
+use lamina_circuits::{
+    executor::{ExecError, Site},
+    model::Part,
+    spec::FeedForward,
+};
 use lamina_model::{
     Model, Options, Rotation, bundled, bundled_adder,
     error::{EvalError, ForwardError, QuantiseError},
@@ -138,10 +142,15 @@ fn a_rotated_stream_is_the_same_model() {
         for loud in 0..hidden {
             let mut x = vec![0.0; hidden];
             x[loud] = 1.0;
-            let y = Rotation::new(hidden).apply(&x);
-            let length: f32 = y.iter().map(|y| y * y).sum();
-            assert!((length - 1.0).abs() < 1e-5, "{length}");
-            assert!(y.iter().all(|y| y.abs() <= (2.0 / hidden as f32).sqrt() + 1e-6), "{y:?}");
+            for rotation in [Rotation::new(hidden), Rotation::centred(hidden)] {
+                let y = rotation.apply(&x);
+                let length: f32 = y.iter().map(|y| y * y).sum();
+                assert!((length - 1.0).abs() < 1e-5, "{length}");
+                assert!(y.iter().all(|y| y.abs() <= (2.0 / hidden as f32).sqrt() + 1e-6), "{y:?}");
+            }
+            // Without signs, feature 0 is the mean.
+            let mean = Rotation::centred(hidden).apply(&x)[0] / (hidden as f32).sqrt();
+            assert!((mean - 1.0 / hidden as f32).abs() < 1e-6, "{mean}");
         }
     }
 }
@@ -163,16 +172,41 @@ fn texts_are_compared_in_windows_and_what_does_not_fit_is_counted() {
         assert!(site.layers.iter().all(|&error| error < 0.02), "{site:?}");
     }
     // Inputs of one window leave their range: that window is listed, the others are compared.
-    let mut embedding = (*quantised.embedding).clone();
+    let ends = &mut quantised.ends;
+    let coarser = 10 - ends.embedding.shift;
+    ends.embedding.shift = 10;
+    let mut embedding: Vec<i16> = ends.embedding_weights.matrix.data.iter().map(|e| e >> coarser).collect();
     let once = |at: &usize| ids[..48].iter().filter(|&&id| id == ids[*at]).count() == 1;
     let at = (16..32).find(once).expect("some token of the second window stands there only");
-    embedding[ids[at] as usize * model.config.shape.hidden] = 1 << 30;
-    quantised.embedding = embedding.into();
+    embedding[ids[at] as usize] = i16::MAX;
+    ends.embedding_weights.matrix.data = embedding.into();
     let report = eval(&model, &quantised, &ids[..48]).expect("other windows fit");
     let [overflow] = &report.overflows[..] else { panic!("{:?}", report.overflows) };
-    assert_eq!((overflow.window, overflow.layer), (1, 0));
+    assert_eq!((overflow.window, overflow.part), (1, Part::Layer(0)));
     assert!(overflow.what.starts_with("input: value "), "{}", overflow.what);
     assert_eq!((report.tokens, report.windows), (32, 3));
+}
+
+/// The head's integers choose as the floats do, and are the embedding's where the head is tied.
+#[test]
+fn the_ends_are_integers_too() {
+    for model in [model(), bundled_adder().expect("the asset is bundled")] {
+        let rotated = model.rotated();
+        let ids: Vec<u32> = (0..12).map(|i| i * 7 % model.config.vocab as u32).collect();
+        let quantised = quantise(&rotated, &ids, &Options::new(12)).expect("the model fits");
+        let ends = &quantised.ends;
+        assert_eq!(model.config.tied, ends.head_weights.matrix == ends.embedding_weights.matrix);
+        let float = model.forward(&ids).expect("known ids");
+        let d = model.config.shape.hidden;
+        let last = quantised.boundaries(&ids).expect("in range").pop().expect("one more than layers");
+        let head = quantised.head(&last[..12 * d]).expect("in range");
+        let unit = f64::from(ends.logit_frac).exp2();
+        let spread = float.iter().fold(0.0f32, |max, l| max.max(l.abs()));
+        for (float, fixed) in float.iter().zip(&head.logits) {
+            let error = (*fixed as f64 / unit - f64::from(*float)).abs();
+            assert!(error < 0.01 * f64::from(spread), "{float} became {}", *fixed as f64 / unit);
+        }
+    }
 }
 
 #[test]
@@ -182,7 +216,7 @@ fn quantisation_is_deterministic() {
     for weight_bits in [8, 16] {
         let options = Options { weight_bits, ..Options::new(16) };
         let [a, b] = [0, 1].map(|_| quantise(&model, &ids, &options).expect("the model fits"));
-        assert_eq!((a.spec, a.blocks, a.embedding), (b.spec, b.blocks, b.embedding));
+        assert_eq!((a.spec, a.blocks, a.ends), (b.spec, b.blocks, b.ends));
     }
 }
 
@@ -202,12 +236,15 @@ fn padding_is_the_models_own_and_counted() {
 fn out_of_range_values_are_errors_that_name_layer_and_site() {
     let model = model();
     let mut quantised = quantise(&model, &[], &Options::new(16)).expect("random ids calibrate too");
-    quantised.spec.scales.up_shift = 4;
+    let FeedForward::Gated { up_shift, .. } = &mut quantised.spec.scales.feed_forward else {
+        panic!("a Llama")
+    };
+    *up_shift = 4;
     let error = quantised.boundaries(&encode(&model, "Alice was")).expect_err("up overflows");
-    let EvalError::Block { layer, source: ExecError::OutOfRange { site, .. } } = &error else {
+    let EvalError::Range { part, source: ExecError::OutOfRange { site, .. } } = &error else {
         panic!("{error}")
     };
-    assert_eq!((*layer, *site), (0, Site::Up));
+    assert_eq!((*part, *site), (Part::Layer(0), Site::Up));
     assert!(error.to_string().starts_with("layer 0: up: value "), "{error}");
 }
 
@@ -223,6 +260,7 @@ fn options_are_checked() {
     refuse(|o| o.weight_bits = 12, "weight_bits");
     refuse(|o| o.tokens = 0, "tokens");
     refuse(|o| o.tokens = 129, "tokens");
+    refuse(|o| o.positions = 17, "positions");
     refuse(|o| o.headroom_bits = f64::NAN, "headroom_bits");
     refuse(|o| o.silu_in_bits = 17, "silu_in_bits");
     refuse(|o| o.extra_channels = 1000, "extra_channels");

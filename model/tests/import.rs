@@ -1,9 +1,10 @@
 //! Import: hostile files get typed errors, and both containers give one model.
 
 use lamina_model::{
-    bundled, bundled_adder,
+    Family, Model, bundled, bundled_adder,
     error::{ForwardError, ImportError},
     import::{from_gguf_bytes, from_safetensors_bytes, import},
+    model::{Gain, Linear},
 };
 use serde_json::{Value, json};
 
@@ -24,8 +25,8 @@ fn fail(config: &[u8], weights: &[u8]) -> ImportError {
 
 #[test]
 fn unsupported_models_are_named() {
-    let error = fail(&config_with("model_type", json!("qwen2")), WEIGHTS);
-    assert!(matches!(&error, ImportError::Architecture { found } if found == "qwen2"), "{error}");
+    let error = fail(&config_with("model_type", json!("gemma")), WEIGHTS);
+    assert!(matches!(&error, ImportError::Architecture { found } if found == "gemma"), "{error}");
     for (field, value) in [
         ("attention_bias", json!(true)),
         ("mlp_bias", json!(true)),
@@ -135,9 +136,13 @@ fn text(out: &mut Vec<u8>, text: &str) {
 
 impl Writer {
     fn new() -> Self {
+        Self::of("llama")
+    }
+
+    fn of(architecture: &str) -> Self {
         let mut writer =
             Writer { entries: vec![], entry_count: 0, directory: vec![], data: vec![], tensor_count: 0 };
-        writer.entry("general.architecture", 8, |out| text(out, "llama"));
+        writer.entry("general.architecture", 8, |out| text(out, architecture));
         writer
     }
 
@@ -210,34 +215,71 @@ fn interleave(data: &[f32], head_dim: usize, inputs: usize) -> Vec<f32> {
 
 /// The bundled model as a GGUF file; projections as Q8_0 when `quantised`.
 fn as_gguf(quantised: bool) -> Vec<u8> {
-    let model = bundled().expect("the asset is bundled");
+    gguf_of(&bundled().expect("the asset is bundled"), quantised)
+}
+
+/// A model as a GGUF file of its architecture.
+fn gguf_of(model: &Model, quantised: bool) -> Vec<u8> {
     let shape = &model.config.shape;
-    let mut w = Writer::new();
-    w.count("llama.block_count", model.config.layers);
-    w.count("llama.context_length", model.config.context);
-    w.count("llama.embedding_length", shape.hidden);
-    w.count("llama.feed_forward_length", shape.ffn);
-    w.count("llama.attention.head_count", shape.heads);
-    w.count("llama.attention.head_count_kv", shape.kv_heads);
-    w.float("llama.attention.layer_norm_rms_epsilon", 1e-6);
-    w.float("llama.rope.freq_base", 10_000.0);
+    let family = model.config.family.name();
+    let mut w = Writer::of(family);
+    for (key, value) in [
+        ("block_count", model.config.layers),
+        ("context_length", model.config.context),
+        ("embedding_length", shape.hidden),
+        ("feed_forward_length", shape.ffn),
+        ("attention.head_count", shape.heads),
+        ("attention.head_count_kv", shape.kv_heads),
+        ("attention.key_length", shape.head_dim),
+    ] {
+        w.count(&format!("{family}.{key}"), value);
+    }
+    w.float(&format!("{family}.attention.layer_norm_rms_epsilon"), 1e-6);
+    w.float(&format!("{family}.rope.freq_base"), 10_000.0);
     let kind = if quantised { 8 } else { 0 };
     w.tensor("token_embd.weight", &[model.config.vocab, shape.hidden], &model.embedding.data, 0);
-    w.tensor("output_norm.weight", &[shape.hidden], &model.final_norm, 0);
+    let Gain::Features(gain) = &model.final_norm else { panic!("an imported model is in its own basis") };
+    w.tensor("output_norm.weight", &[shape.hidden], gain, 0);
+    if !model.config.tied {
+        w.tensor("output.weight", &[model.config.vocab, shape.hidden], &model.head.data, 0);
+    }
     for (i, b) in model.blocks.iter().enumerate() {
-        let q = interleave(&b.q.data, shape.head_dim, shape.hidden);
-        let k = interleave(&b.k.data, shape.head_dim, shape.hidden);
-        w.tensor(&format!("blk.{i}.attn_norm.weight"), &[shape.hidden], &b.attn_norm, 0);
-        w.tensor(&format!("blk.{i}.ffn_norm.weight"), &[shape.hidden], &b.ffn_norm, 0);
-        w.tensor(&format!("blk.{i}.attn_q.weight"), &[b.q.outputs, b.q.inputs], &q, kind);
-        w.tensor(&format!("blk.{i}.attn_k.weight"), &[b.k.outputs, b.k.inputs], &k, kind);
-        for (name, l) in [("attn_v", &b.v), ("attn_output", &b.o), ("ffn_gate", &b.gate), ("ffn_up", &b.up)] {
+        let stored = |l: &Linear| match model.config.family {
+            Family::Llama => interleave(&l.data, shape.head_dim, shape.hidden),
+            _ => l.data.to_vec(),
+        };
+        w.tensor(&format!("blk.{i}.attn_norm.weight"), &[shape.hidden], &b.attn_norm.gain, 0);
+        w.tensor(&format!("blk.{i}.ffn_norm.weight"), &[shape.hidden], &b.ffn_norm.gain, 0);
+        w.tensor(&format!("blk.{i}.attn_q.weight"), &[b.q.outputs, b.q.inputs], &stored(&b.q), kind);
+        w.tensor(&format!("blk.{i}.attn_k.weight"), &[b.k.outputs, b.k.inputs], &stored(&b.k), kind);
+        let up = b.up.as_ref().expect("a gated layer");
+        for (name, l) in [("attn_v", &b.v), ("attn_output", &b.o), ("ffn_gate", &b.gate), ("ffn_up", up)] {
             w.tensor(&format!("blk.{i}.{name}.weight"), &[l.outputs, l.inputs], &l.data, kind);
+        }
+        for (name, l) in [("attn_q", &b.q), ("attn_k", &b.k), ("attn_v", &b.v)] {
+            if let Some(bias) = &l.bias {
+                w.tensor(&format!("blk.{i}.{name}.bias"), &[l.outputs], bias, 0);
+            }
         }
         // 341 inputs are no whole number of blocks: this one stays F32.
         w.tensor(&format!("blk.{i}.ffn_down.weight"), &[b.down.outputs, b.down.inputs], &b.down.data, 0);
     }
     w.bytes()
+}
+
+#[test]
+fn a_qwen2_has_half_split_pairs_and_biases_in_gguf() {
+    let config = include_bytes!("reference/qwen2/config.json");
+    let weights = include_bytes!("reference/qwen2/model.safetensors");
+    let expected = from_safetensors_bytes(config, weights, None).expect("the reference is a model");
+    assert!(expected.blocks.iter().all(|b| b.q.bias.is_some() && b.o.bias.is_none()));
+    let model = from_gguf_bytes(&gguf_of(&expected, false), None).expect("the file is sound");
+    assert_eq!(model.config.family, Family::Qwen2);
+    assert_eq!((model.blocks, model.head), (expected.blocks, expected.head));
+    let mut w = Writer::of("gpt2");
+    w.count("gpt2.block_count", 1);
+    let error = from_gguf_bytes(&w.bytes(), None).expect_err("GPT-2 is read from safetensors");
+    assert!(matches!(&error, ImportError::Architecture { found } if found == "gpt2"), "{error}");
 }
 
 #[test]
@@ -248,7 +290,7 @@ fn gguf_and_safetensors_give_one_model() {
     assert_eq!(model.embedding, expected.embedding);
     assert_eq!(model.final_norm, expected.final_norm);
     assert_eq!(model.config.shape, expected.config.shape);
-    assert_eq!(model.config.rms_eps, expected.config.rms_eps);
+    assert_eq!(model.config.norm_eps, expected.config.norm_eps);
     assert!(model.config.tied && model.tokenizer.is_none());
 }
 

@@ -6,14 +6,17 @@ use clap::{Args, Parser, Subcommand};
 use lamina_model::Options;
 
 const OVERVIEW: &str = "\
-Lamina proves that a transformer block was computed right without revealing its weights,
-and checks such proofs in milliseconds.
+Lamina proves that a language model with hidden weights gave this answer to this prompt,
+whole or block by block on machines that nobody trusts, and checks such proofs in milliseconds.
 
 All of the following on a small bundled model, in seconds:
   lamina demo
-Commit to a model's weights once (M.lamina/card.json is public), prove, verify:
-  lamina publish --model M.gguf --out M.lamina
-  lamina prove --model M.gguf --published M.lamina --layers 0.. --prompt \"Hello\" --out proofs
+Commit to a model's weights once (M.lamina/card.json is public), answer, verify:
+  lamina publish --model M.gguf
+  lamina generate --model M.gguf --prompt \"Hello\" --max-tokens 8 --prove --out answer.bundle
+  lamina verify answer.bundle --card M.lamina/card.json --prompt \"Hello\"
+Blocks alone:
+  lamina prove --published M.lamina --layers 0.. --prompt \"Hello\" --out proofs
   lamina verify --card M.lamina/card.json proofs/*.proof";
 
 const EXIT_CODES: &str = "\
@@ -63,16 +66,16 @@ pub struct Global {
 pub enum Command {
     /// Prove and verify a small bundled model, then show forgeries being rejected
     #[command(after_help = "\
-Needs no argument and no download. Publishes the bundled model, proves its four blocks on a
-prompt with hidden boundaries between them, verifies the chain, then tampers with a weight,
-an activation, a boundary and a proof byte and shows the error that rejects each. Exits with
-3 if any of them is accepted.
+Needs no argument and no download. Publishes the bundled model, continues a prompt by eight
+tokens, proves embedding, four blocks and head with hidden boundaries between them, verifies the
+bundle, then tampers with a weight, an activation, a boundary, a proof byte and a token and shows
+the error that rejects each. Exits with 3 if any of them is accepted.
 
 The demo draws its own reference string, whose secret it could have kept: it proves nothing
 to anyone else.
 
   lamina demo
-  lamina demo --json | jq .blocks")]
+  lamina demo --json | jq .slices")]
     Demo(DemoArgs),
     /// Show how a model's blocks would be laid out, and what a proof costs
     #[command(after_help = "\
@@ -98,14 +101,46 @@ like it, or with more --headroom.
 Writes to --out:
 
   card.json      public: scales, keys, one commitment a weight column
+  tokenizer.json public: text to ids, covered by the card
+  srs*.bin       public: what verifiers need of the reference string
   ranges/        public: one proof a slice that all committed weights are in range
   secret/        for provers only: blinding values and integer weights
 
+The whole model is published, embedding and head with it, for prompts and answers of --tokens
+in all; with --layers only those blocks are, without answers.
 Interrupted or repeated with the same arguments, it goes on where it stopped.
 
   lamina publish --model SmolLM2.gguf --out smol.lamina
+  lamina publish --model SmolLM2.gguf --tokens 64 --answer 16
   lamina publish --model SmolLM2.gguf --out smol.lamina --layers 0..2 --weight-bits 8 --tokens 64")]
     Publish(PublishArgs),
+    /// Continue a prompt greedily; with --prove, prove every slice and write a bundle
+    #[command(after_help = "\
+Without --prove: the text that the integer model gives, and no proof.
+
+With --prove: proves embedding, all blocks and head on one pass over prompt and answer, and writes
+a bundle: the answer with the proofs of all slices. Parts stand in BUNDLE.parts until it is whole;
+killed or repeated with the same arguments, it goes on where it stopped and redoes nothing finished.
+The parts' `secret/` holds activations; it goes when the bundle is whole.
+
+  lamina generate --model M.gguf --prompt \"Hello\" --max-tokens 8
+  lamina generate --model M.gguf --prompt \"Hello\" --max-tokens 8 --prove --out answer.bundle
+
+On several machines, each with the publication and the same --request:
+
+  lamina generate ... --request R --slices 0..16 --prove --out a.bundle
+  lamina generate ... --request R --slices 16.. --receive a.bundle.parts --prove --out b.bundle
+  lamina join --card M.lamina/card.json a.bundle.parts b.bundle.parts --out answer.bundle
+
+--receive takes the boundary between them, with its blinding values, from the other part's secrets.
+With --hide-prompt the ids stay behind commitments; BUNDLE.opening is for the client who asked.")]
+    Generate(GenerateArgs),
+    /// Assemble a bundle from parts proved on different machines
+    #[command(after_help = "\
+  lamina join --card M.lamina/card.json a.bundle.parts b.bundle.parts --out answer.bundle
+
+Says which slices are missing, proved twice, of another answer, or do not meet at their boundary.")]
+    Join(JoinArgs),
     /// Prove blocks of a published model on a prompt
     #[command(after_help = "\
 Runs the model in integers up to the last layer asked for and proves the layers asked for.
@@ -114,13 +149,20 @@ Between layers the activations stay hidden; `secret/` holds what the prover of t
 layer needs (activations and their blinding values).
 Interrupted or repeated with the same arguments, it skips the layers that are finished.
 
-  lamina prove --model M.gguf --published M.lamina --layer 3 --prompt \"Hello\" --out proofs
-  lamina prove --model M.gguf --published M.lamina --layers 0.. --prompt \"Hello\" --out proofs
+  lamina prove --published M.lamina --layer 3 --prompt \"Hello\" --out proofs
+  lamina prove --published M.lamina --layers 0.. --prompt \"Hello\" --out proofs
 
 With --open-input or --open-output the activations at that end are public: boundary-I.json.")]
     Prove(ProveArgs),
-    /// Verify proofs against a card, one slice or a whole chain
+    /// Verify a bundle or proofs against a card
     #[command(after_help = "\
+A bundle is verified whole and its text is printed: the tokens are the greedy continuation of the
+prompt under the model with this card. With --prompt the prompt must be this one; without, it is
+the bundle's. Slices may come from different nodes; --node asks for one.
+
+  lamina verify answer.bundle --card M.lamina/card.json --prompt \"Hello\" --request R
+  lamina verify answer.bundle --card M.lamina/card.json --opening answer.bundle.opening --prompt \"Hello\"
+
 All layers of the card are verified as one chain; fewer are verified one by one, and each
 boundary between neighbours is compared. What is not given as an option is taken from the
 proofs and reported as claimed.
@@ -132,8 +174,12 @@ proofs and reported as claimed.
     /// Say what a file is: a card, a proof, a reference string, a key, a model
     #[command(after_help = "\
 Reads any file that lamina writes or reads and prints what is public about it. Never prints
-weights, activations or blinding values.
+weights, activations or blinding values. --html draws a bundle to one page that needs nothing
+else: its chain and the checks that link it, and, from BUNDLE.figures.json beside it, timeline
+and cost by stage. What is shown is what the bundle claims: `lamina verify` checks it.
 
+  lamina inspect answer.bundle --card M.lamina/card.json
+  lamina inspect answer.bundle --card M.lamina/card.json --html answer.html
   lamina inspect M.lamina/card.json
   lamina inspect proofs/layer-3.proof --card M.lamina/card.json --json")]
     Inspect(InspectArgs),
@@ -156,7 +202,9 @@ The timed proof is always verified; `verified` in the result says so.
 
   lamina bench block --model SmolLM2.gguf --layer 0 --tokens 32 --json
   lamina bench shape --hidden 768 --ffn 3072 --heads 12 --kv-heads 12 --tokens 64 --json
-  lamina bench shape --hidden 128 --ffn 344 --heads 4 --kv-heads 2 --tokens 32 --stock")]
+  lamina bench shape --hidden 128 --ffn 344 --heads 4 --kv-heads 2 --tokens 32 --stock
+  lamina bench generate --model SmolLM2.gguf --prompt-tokens 24 --new-tokens 8 --json
+  lamina bench model-shape --arch gpt2 --layers 12 --hidden 768 --ffn 3072 --heads 12 --vocab 50257 --tokens 16")]
     Bench {
         /// What to time.
         #[command(subcommand)]
@@ -175,9 +223,8 @@ pub struct DemoArgs {
     pub fresh: bool,
 }
 
-/// The demo's text: just under 32 tokens.
-pub const DEMO_PROMPT: &str = "The old man walked down to the river every morning and looked at the water. \
-He had a small boat and a";
+/// The demo's text: with eight more tokens just under 32.
+pub const DEMO_PROMPT: &str = "The old man walked down to the river every morning and looked at the water.";
 
 /// Where a model comes from and how it is quantised.
 #[derive(Clone, Debug, Args)]
@@ -191,6 +238,9 @@ pub struct ModelArgs {
     /// Tokens a proof is for; shorter prompts are padded
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
     pub tokens: usize,
+    /// Generated tokens that one proof of the head is for
+    #[arg(long, value_name = "N", default_value_t = Options::DEFAULT_POSITIONS, value_parser = positive)]
+    pub answer: usize,
     /// Text that the scales are chosen on; a bundled one if absent
     #[arg(long, value_name = "TEXTFILE")]
     pub calibrate: Option<PathBuf>,
@@ -230,9 +280,9 @@ pub struct PublishArgs {
     /// GGUF file, safetensors file or directory, or `bundled`
     #[arg(long, value_name = "FILE")]
     pub model: PathBuf,
-    /// Where the publication goes
+    /// Where the publication goes; `NAME.lamina` here if absent
     #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+    pub out: Option<PathBuf>,
     /// Bits of a weight
     #[arg(long, value_name = "BITS", default_value_t = 16, value_parser = weight_bits)]
     pub weight_bits: u32,
@@ -242,6 +292,9 @@ pub struct PublishArgs {
     /// Layers to publish: `4`, `0..4` (the end is not included) or `2..`
     #[arg(long, value_name = "A..B", value_parser = layers)]
     pub layers: Option<LayerRange>,
+    /// Generated tokens that one proof of the head is for
+    #[arg(long, value_name = "N", default_value_t = Options::DEFAULT_POSITIONS, value_parser = positive)]
+    pub answer: usize,
     /// Text that the scales are chosen on; a bundled one if absent
     #[arg(long, value_name = "TEXTFILE")]
     pub calibrate: Option<PathBuf>,
@@ -265,9 +318,9 @@ pub struct PublishArgs {
 /// `lamina prove`.
 #[derive(Debug, Args)]
 pub struct ProveArgs {
-    /// The model that was published: GGUF file, safetensors file or directory, or `bundled`
+    /// Check that the publication is of this model: GGUF file, safetensors file or directory, or `bundled`
     #[arg(long, value_name = "FILE")]
-    pub model: PathBuf,
+    pub model: Option<PathBuf>,
     /// What `lamina publish` wrote
     #[arg(long, value_name = "DIR")]
     pub published: PathBuf,
@@ -297,15 +350,73 @@ pub struct ProveArgs {
     pub node: String,
 }
 
+/// `lamina generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// The model: GGUF file, safetensors file or directory, or `bundled`
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// What `lamina publish` wrote; `NAME.lamina` here if absent
+    #[arg(long, value_name = "DIR")]
+    pub published: Option<PathBuf>,
+    /// The text to continue
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+    /// Tokens to generate at most; as many as the published head proves if absent
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub max_tokens: Option<usize>,
+    /// Prove it
+    #[arg(long)]
+    pub prove: bool,
+    /// Where the bundle goes
+    #[arg(long, value_name = "BUNDLE")]
+    pub out: Option<PathBuf>,
+    /// Prove these slices only: `0..16` (the end is not included) or `16..`; slice 0 is the embedding
+    #[arg(long, value_name = "A..B", value_parser = layers)]
+    pub slices: Option<LayerRange>,
+    /// Take the boundary that enters the first of --slices from this folder of parts
+    #[arg(long, value_name = "PARTS", requires = "slices")]
+    pub receive: Option<PathBuf>,
+    /// Keep the prompt's ids behind commitments; their opening goes to BUNDLE.opening
+    #[arg(long)]
+    pub hide_prompt: bool,
+    /// The request that is answered: 64 hexadecimal digits, or any text, which is hashed; random if absent
+    #[arg(long, value_name = "ID")]
+    pub request: Option<String>,
+    /// The node that answers: 64 hexadecimal digits, or any text, which is hashed
+    #[arg(long, value_name = "ID", default_value = "anonymous")]
+    pub node: String,
+}
+
+/// `lamina join`.
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    /// The model's card
+    #[arg(long, value_name = "CARD")]
+    pub card: PathBuf,
+    /// Folders of parts, in any order
+    #[arg(value_name = "PARTS", required = true)]
+    pub parts: Vec<PathBuf>,
+    /// Where the bundle goes
+    #[arg(long, value_name = "BUNDLE")]
+    pub out: PathBuf,
+}
+
 /// `lamina verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
     /// The model's card
     #[arg(long, value_name = "CARD")]
     pub card: PathBuf,
-    /// Proofs, in any order
-    #[arg(value_name = "ENVELOPE", required = true)]
-    pub envelopes: Vec<PathBuf>,
+    /// A bundle, or proofs in any order
+    #[arg(value_name = "BUNDLE|ENVELOPE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// The prompt that a bundle must answer
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// The opening of a bundle's hidden prompt; with --prompt
+    #[arg(long, value_name = "FILE", requires = "prompt")]
+    pub opening: Option<PathBuf>,
     /// Accept a card that uses a development reference string
     #[arg(long)]
     pub allow_insecure_srs: bool,
@@ -344,9 +455,15 @@ pub struct InspectArgs {
     /// The file
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// For a proof: its model's card, to read the boundaries too
+    /// For a bundle or a proof: its model's card, to read the boundaries too
     #[arg(long, value_name = "CARD")]
     pub card: Option<PathBuf>,
+    /// For a bundle, with --card: draw chain, timeline and costs to this page
+    #[arg(long, value_name = "FILE.html", requires = "card")]
+    pub html: Option<PathBuf>,
+    /// For --html: what `lamina eval --json` printed, to draw the quantisation error of every site
+    #[arg(long, value_name = "EVAL.json", requires = "html")]
+    pub eval: Option<PathBuf>,
 }
 
 /// `lamina srs`.
@@ -395,11 +512,52 @@ pub enum BenchCommand {
     },
     /// A block of any shape with random weights
     Shape(ShapeArgs),
+    /// A whole model on real text: published (once, in the cache), generated, proved and verified
+    Generate(BenchGenerateArgs),
+    /// A whole model of any shape with random weights
+    ModelShape(ModelShapeArgs),
 }
 
-/// `lamina bench shape`.
+/// `lamina bench generate`.
 #[derive(Clone, Debug, Args)]
-pub struct ShapeArgs {
+pub struct BenchGenerateArgs {
+    /// GGUF file, safetensors file or directory; the bundled model if absent
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
+    /// Tokens of the prompt, from a bundled text
+    #[arg(long, value_name = "P", default_value_t = 24, value_parser = positive)]
+    pub prompt_tokens: usize,
+    /// Tokens generated
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = positive)]
+    pub new_tokens: usize,
+    /// Bits of a weight
+    #[arg(long, value_name = "BITS", default_value_t = 16, value_parser = weight_bits)]
+    pub weight_bits: u32,
+    /// Publish with range proofs, and time both
+    #[arg(long)]
+    pub publish: bool,
+}
+
+/// Whose operations a model of random weights has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Arch {
+    /// Gated SiLU layers, rotary positions
+    Llama,
+    /// Plain GELU layers, learned positions, biases
+    Gpt2,
+    /// As llama, with biases of queries, keys and values
+    Qwen2,
+}
+
+/// `lamina bench model-shape`.
+#[derive(Clone, Debug, Args)]
+pub struct ModelShapeArgs {
+    /// Whose operations
+    #[arg(long, value_name = "NAME", value_enum, default_value = "llama")]
+    pub arch: Arch,
+    /// Blocks
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub layers: usize,
     /// Width of the residual stream
     #[arg(long, value_name = "D", value_parser = positive)]
     pub hidden: usize,
@@ -409,9 +567,41 @@ pub struct ShapeArgs {
     /// Query heads
     #[arg(long, value_name = "H", value_parser = positive)]
     pub heads: usize,
-    /// Key and value heads; divides the query heads
+    /// Key and value heads; as many as query heads if absent
     #[arg(long, value_name = "K", value_parser = positive)]
-    pub kv_heads: usize,
+    pub kv_heads: Option<usize>,
+    /// Ids of the vocabulary
+    #[arg(long, value_name = "V", value_parser = positive)]
+    pub vocab: usize,
+    /// Tokens of prompt and answer
+    #[arg(long, value_name = "T", value_parser = positive)]
+    pub tokens: usize,
+    /// Generated tokens
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
+    pub new_tokens: usize,
+    /// Publish with range proofs, and time both
+    #[arg(long)]
+    pub publish: bool,
+}
+
+/// `lamina bench shape`.
+#[derive(Clone, Debug, Args)]
+pub struct ShapeArgs {
+    /// Whose operations
+    #[arg(long, value_name = "NAME", value_enum, default_value = "llama")]
+    pub arch: Arch,
+    /// Width of the residual stream
+    #[arg(long, value_name = "D", value_parser = positive)]
+    pub hidden: usize,
+    /// Width of the feed-forward layer
+    #[arg(long, value_name = "F", value_parser = positive)]
+    pub ffn: usize,
+    /// Query heads
+    #[arg(long, value_name = "H", value_parser = positive)]
+    pub heads: usize,
+    /// Key and value heads, a divisor of the query heads; as many as those if absent
+    #[arg(long, value_name = "K", value_parser = positive)]
+    pub kv_heads: Option<usize>,
     /// Tokens
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
     pub tokens: usize,
@@ -440,7 +630,7 @@ pub struct TimingArgs {
     pub stock: bool,
 }
 
-/// A range of layers whose end may be open.
+/// A range of layers or slices whose end may be open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerRange {
     start: usize,
@@ -457,6 +647,12 @@ impl LayerRange {
     pub fn of(self, count: usize) -> Option<Range<usize>> {
         let range = self.start..self.end.unwrap_or(count);
         (range.start < range.end && range.end <= count).then_some(range)
+    }
+}
+
+impl From<Range<usize>> for LayerRange {
+    fn from(range: Range<usize>) -> Self {
+        LayerRange { start: range.start, end: Some(range.end) }
     }
 }
 

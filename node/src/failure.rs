@@ -8,6 +8,7 @@ use lamina_prover::{
     KeyError, ProveError, SetupError, link::LinkError, publish::PublishError, srs::SrsFileError,
 };
 use lamina_verifier::{
+    bundle::{BundleDecodeError, BundleError},
     card::CardError,
     envelope::DecodeError,
     srs::SrsError,
@@ -147,5 +148,7 @@ classes! {
     SliceError => |_| Kind::Rejected,
     ChainError => |_| Kind::Rejected,
     PublicationError => |_| Kind::Rejected,
+    BundleDecodeError => |_| Kind::Rejected,
+    BundleError => |_| Kind::Rejected,
     serde_json::Error => |_| Kind::Input,
 }

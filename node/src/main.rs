@@ -1,15 +1,18 @@
-//! The `lamina` command: publish a model with hidden weights, prove its blocks, verify the proofs.
+//! The `lamina` command: publish a model with hidden weights, prove answers and blocks, verify the proofs.
 
 mod cache;
 mod cli;
 mod commands;
+mod decode;
 mod engine;
 mod failure;
 mod files;
 mod ids;
 mod output;
+mod page;
 mod plot;
 mod progress;
+mod proving;
 mod publication;
 mod source;
 

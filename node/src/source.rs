@@ -1,23 +1,24 @@
 //! Models from files, texts to calibrate on, and the integers that come out.
 
-use std::path::Path;
-
-use lamina_circuits::{
-    executor::{self, ExecError},
-    plan::Plan,
-    spec::{Activations, BlockSpec, BlockWeights},
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
 };
-use lamina_model::{Model, Options, QuantisedModel, Rotation, quantise, quantise_on_text};
+
+use lamina_circuits::{model::Part, plan::ModelPlan};
+use lamina_model::{Model, Options, QuantisedModel, TextTokenizer, quantise, quantise_on_text};
 
 use crate::{
+    engine::PartWeights,
     failure::{Classify, Failure, Kind, Result},
     files,
     output::Output,
     progress::Bar,
+    publication::AllParams,
 };
 
 /// The text that scales are chosen on when the caller has none.
-const CALIBRATION: &str = include_str!("../assets/calibration.txt");
+pub const CALIBRATION: &str = include_str!("../assets/calibration.txt");
 
 /// Name of the bundled model on the command line and in cards.
 pub const BUNDLED: &str = "bundled";
@@ -29,6 +30,8 @@ pub struct Choices<'a> {
     pub weight_bits: u32,
     /// Tokens a proof is for.
     pub tokens: usize,
+    /// Generated tokens a proof is for, at most.
+    pub answer: usize,
     /// Text to choose scales on.
     pub calibrate: Option<&'a Path>,
     /// Bits of room above that text's largest values.
@@ -41,8 +44,69 @@ pub struct Prepared {
     pub float: Model,
     /// The model in integers; its `spec.tokens` is the plan's, padding to full token groups included.
     pub integers: QuantisedModel,
-    /// The layout that all blocks share.
-    pub plan: Plan,
+    /// The layouts of all slices.
+    pub plan: ModelPlan,
+}
+
+/// A model in integers, laid out: what is published, and what the executor runs.
+#[derive(Clone)]
+pub struct IntegerModel {
+    /// What determines the circuits.
+    pub params: AllParams,
+    /// Weights of the embedding, of layers from 0 on, and of the head.
+    pub weights: BTreeMap<Part, PartWeights>,
+    /// Whether the head's matrix is the embedding's.
+    pub tied: bool,
+    /// The id that pads a pass.
+    pub padding: u32,
+    /// The id that ends a text, if the model names one.
+    pub end_of_text: Option<u32>,
+    /// Text to ids and back, if the model came with it.
+    pub tokenizer: Option<TextTokenizer>,
+}
+
+impl IntegerModel {
+    /// Layers.
+    pub fn layers(&self) -> usize {
+        self.weights.len().saturating_sub(2)
+    }
+}
+
+impl Prepared {
+    /// The model as it is published; weights are shared, not copied.
+    pub fn model(&self) -> IntegerModel {
+        let (q, ends) = (&self.integers, &self.integers.ends);
+        let blocks = q.blocks.iter().enumerate();
+        let mut weights: BTreeMap<_, _> =
+            blocks.map(|(layer, block)| (Part::Layer(layer), PartWeights::Block(block.clone()))).collect();
+        weights.insert(Part::Embedding, PartWeights::Embedding(ends.embedding_weights.clone()));
+        weights.insert(Part::Head, PartWeights::Head(ends.head_weights.clone()));
+        IntegerModel {
+            params: AllParams {
+                embedding: self.plan.embedding.clone(),
+                block: self.plan.block.params.clone(),
+                head: self.plan.head.clone(),
+            },
+            weights,
+            tied: q.config.tied,
+            padding: q.config.pad_id,
+            end_of_text: q.config.eos_id,
+            tokenizer: q.tokenizer.clone(),
+        }
+    }
+}
+
+impl Choices<'static> {
+    /// 16-bit weights, the bundled text, the default headroom and answers.
+    pub fn new(tokens: usize) -> Self {
+        Choices {
+            weight_bits: 16,
+            tokens,
+            answer: Options::DEFAULT_POSITIONS.min(tokens),
+            calibrate: None,
+            headroom_bits: Options::DEFAULT_HEADROOM_BITS,
+        }
+    }
 }
 
 /// Reads a model: a path, or the bundled one.
@@ -61,6 +125,11 @@ pub fn load(path: Option<&Path>) -> Result<Model> {
 pub fn name(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or(path.as_os_str());
     stem.to_string_lossy().chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+/// Where a model is published when nobody says where: `NAME.lamina`, here.
+pub fn publication_folder(model: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.lamina", name(model)))
 }
 
 /// Reads, quantises and lays out.
@@ -85,6 +154,7 @@ pub fn prepare(output: &Output, path: Option<&Path>, choices: &Choices<'_>) -> R
     let options = Options {
         weight_bits: choices.weight_bits,
         headroom_bits: choices.headroom_bits,
+        positions: choices.answer.min(choices.tokens),
         ..Options::new(choices.tokens)
     };
     let quantised = match choices.calibrate {
@@ -98,8 +168,11 @@ pub fn prepare(output: &Output, path: Option<&Path>, choices: &Choices<'_>) -> R
     };
     let mut integers = quantised.context("quantising the model")?;
     bar.begin(2, "laying out")?;
-    let plan = Plan::best(&integers.spec, choices.tokens).context("laying out the blocks")?;
-    integers.spec = plan.params.spec.clone();
+    let (ends, layers) = (&integers.ends, integers.blocks.len());
+    let plan = ModelPlan::best(&integers.spec, &ends.embedding, &ends.head, layers, choices.tokens)
+        .context("laying out the slices")?;
+    integers.spec = plan.block.params.spec.clone();
+    integers.ends = integers.ends.with_tokens(integers.spec.tokens);
     Ok(Prepared { float, integers, plan })
 }
 
@@ -107,8 +180,8 @@ pub fn prepare(output: &Output, path: Option<&Path>, choices: &Choices<'_>) -> R
 ///
 /// # Errors
 /// No tokenizer, an empty prompt, or one that is too long.
-pub fn prompt_ids(model: &Model, prompt: &str, limit: usize) -> Result<Vec<u32>> {
-    let ids = model.tokenizer()?.encode(prompt)?;
+pub fn prompt_ids(tokenizer: &TextTokenizer, prompt: &str, limit: usize) -> Result<Vec<u32>> {
+    let ids = tokenizer.encode(prompt)?;
     if ids.is_empty() {
         return Err(Failure::new(Kind::Input, "the prompt is empty: at least one token is needed"));
     }
@@ -137,43 +210,4 @@ pub fn some_ids(model: &Model, count: usize) -> Result<Vec<u32>> {
         return Err(Failure::new(Kind::Input, "the tokenizer finds no tokens in the bench's text"));
     }
     Ok(ids)
-}
-
-/// The first boundary of a prompt: rotated embeddings as integers, padded with the model's padding id.
-/// `model` is as it was loaded.
-///
-/// # Shapes
-/// Result: `[spec.tokens, hidden]` at scale `2^-residual_frac`.
-pub fn embed(model: &Model, spec: &BlockSpec, ids: &[u32]) -> Activations {
-    let d = spec.shape.hidden;
-    let scale = f64::from(spec.scales.residual_frac).exp2();
-    let rotation = Rotation::new(d);
-    let padding = std::iter::repeat(&model.config.pad_id);
-    ids.iter()
-        .chain(padding)
-        .take(spec.tokens)
-        .flat_map(|&id| rotation.apply(&model.embedding.data[id as usize * d..][..d]))
-        .map(|x| (f64::from(x) * scale).round() as i32)
-        .collect()
-}
-
-/// Runs one layer and names it when a value leaves its range.
-///
-/// # Errors
-/// A value outside its range, with layer, site, token and what to do.
-pub fn run_layer(
-    spec: &BlockSpec,
-    weights: &BlockWeights,
-    layer: usize,
-    x: &[i32],
-) -> Result<executor::Trace> {
-    executor::execute(spec, weights, x).map_err(|error| {
-        let advice = match error {
-            ExecError::OutOfRange { .. } => {
-                "; publish again with --calibrate TEXTFILE on text like this prompt, or with more --headroom"
-            }
-            _ => "",
-        };
-        Failure::new(Kind::Input, format_args!("layer {layer}, {error}{advice}"))
-    })
 }

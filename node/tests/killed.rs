@@ -1,4 +1,4 @@
-//! `publish` and `prove`, killed at random instants: what stands under a final name is whole, what was begun
+//! `publish` and `generate`, killed at random instants: what stands under a final name is whole, what was begun
 //! can be finished, and nothing temporary is taken for a result.
 #![cfg(unix)]
 
@@ -14,9 +14,10 @@ use std::{
 };
 
 use common::{Folder, adder, text};
-use lamina_circuits::{block::BlockCircuit, range::RangeCircuit};
+use lamina_circuits::{model::ModelCircuit, range::RangeCircuit};
 use lamina_prover::{publish::BlindedColumns, srs::Srs};
 use lamina_verifier::{
+    bundle::Bundle,
     card::{Card, InsecureSrs},
     envelope::Claims,
     srs::VerifierSrs,
@@ -70,9 +71,10 @@ fn assert_whole(name: &Path, bytes: &[u8], reference: &BTreeMap<PathBuf, Vec<u8>
     let extension = name.extension().and_then(|extension| extension.to_str());
     let file_name = name.file_name().and_then(|name| name.to_str()).expect("text");
     let whole = match (file_name, extension) {
-        ("card.json", _) => Card::<BlockCircuit, RangeCircuit>::load(bytes, InsecureSrs::Accept).is_ok(),
+        ("card.json", _) => Card::<ModelCircuit, RangeCircuit>::load(bytes, InsecureSrs::Accept).is_ok(),
         ("srs.bin" | "srs-open.bin", _) => VerifierSrs::read(bytes).is_ok(),
         (_, Some("json")) => serde_json::from_slice::<serde_json::Value>(bytes).is_ok(),
+        (_, Some("bundle")) => Bundle::decode(bytes).is_ok(),
         (_, Some("srs")) => Srs::read(bytes).is_ok(),
         // All proofs of one key have one length.
         (_, Some("proof")) => {
@@ -91,7 +93,7 @@ fn assert_whole(name: &Path, bytes: &[u8], reference: &BTreeMap<PathBuf, Vec<u8>
 struct Scene {
     folder: Folder,
     publish: Vec<String>,
-    prove: Vec<String>,
+    generate: Vec<String>,
 }
 
 impl Scene {
@@ -103,8 +105,8 @@ impl Scene {
         Scene {
             folder: Folder::new(name),
             publish: line("publish --model MODEL --out p --tokens 4 --insecure-srs"),
-            prove: line(
-                "prove --model MODEL --published p --layer 0 --prompt 1+2= --out q --request r --node n",
+            generate: line(
+                "generate --published p --prompt 1+ --max-tokens 2 --prove --out q/a.bundle --request r --node n",
             ),
         }
     }
@@ -150,8 +152,16 @@ impl Scene {
     }
 
     fn verify(&self) {
-        let line = "verify --card p/card.json --allow-insecure-srs --request r --node n q/layer-0.proof";
+        let line =
+            "verify --card p/card.json --allow-insecure-srs --request r --node n --prompt 1+ q/a.bundle";
         self.folder.lamina(&line.split(' ').collect::<Vec<_>>()).exits(0);
+    }
+
+    /// Proofs of the slices that stand in the folder of parts.
+    fn finished(&self) -> Vec<Vec<u8>> {
+        let parts = final_names(&self.folder.path("q/a.bundle.parts"));
+        let proofs = parts.into_iter().filter(|(name, _)| name.extension().is_some_and(|e| e == "proof"));
+        proofs.map(|(_, bytes)| bytes).collect()
     }
 }
 
@@ -164,9 +174,18 @@ fn kills(name: &str, count: u64) -> u64 {
     scene.remove("p");
     scene.remove("cache/keys");
     let publishing = scene.whole(&scene.publish);
-    let proving = scene.whole(&scene.prove);
+    // All slices as parts: what stands in the folder of parts until the bundle is whole.
+    fs::create_dir(scene.folder.path("q")).expect("a folder");
+    let parts: Vec<_> = scene.generate.iter().cloned().chain(["--slices".into(), "0..".into()]).collect();
+    scene.whole(&parts);
+    let parts = final_names(&scene.folder.0);
+    assert_eq!(scene.finished().len(), 3);
+    scene.remove("q");
+    fs::create_dir(scene.folder.path("q")).expect("a folder");
+    let proving = scene.whole(&scene.generate);
     scene.verify();
     reference.extend(final_names(&scene.folder.0));
+    reference.extend(parts);
     let mut instants = Instants(2026);
     let mut hit = 0;
     let mut delay = |whole: Duration| Duration::from_micros(instants.below(whole.as_micros() as u64));
@@ -179,7 +198,7 @@ fn kills(name: &str, count: u64) -> u64 {
         // A publication without a card is none; with one it is finished, or says what it lacks.
         let card = scene.folder.path("p/card.json");
         if !card.exists() {
-            scene.folder.lamina(&scene.prove.iter().map(String::as_str).collect::<Vec<_>>()).exits(4);
+            scene.folder.lamina(&scene.generate.iter().map(String::as_str).collect::<Vec<_>>()).exits(4);
         }
         let before = fs::read(&card).ok();
         scene.whole(&scene.publish);
@@ -187,12 +206,19 @@ fn kills(name: &str, count: u64) -> u64 {
         assert!(before.is_none_or(|before| before == after), "a card that was there was replaced");
 
         scene.remove("q");
-        hit += u64::from(scene.kill(&scene.prove, delay(proving), &reference));
-        let proof = fs::read(scene.folder.path("q/layer-0.proof")).ok();
-        scene.whole(&scene.prove);
+        fs::create_dir(scene.folder.path("q")).expect("a folder");
+        hit += u64::from(scene.kill(&scene.generate, delay(proving), &reference));
+        let bundle = scene.folder.path("q/a.bundle");
+        if bundle.exists() {
+            // Killed while it tidied up.
+            scene.verify();
+            continue;
+        }
+        let finished = scene.finished();
+        scene.whole(&scene.generate);
         scene.verify();
-        let again = fs::read(scene.folder.path("q/layer-0.proof")).expect("finished");
-        assert!(proof.is_none_or(|proof| proof == again), "a finished slice was proved again");
+        let slices = Bundle::decode(&fs::read(bundle).expect("finished")).expect("whole").slices;
+        assert!(finished.iter().all(|proof| slices.contains(proof)), "a finished slice was proved again");
         // What a killed run left under a temporary name goes with the next run.
         for folder in ["p", "q"] {
             assert_eq!(

@@ -180,6 +180,14 @@ impl BlindedColumns {
         &self.tails
     }
 
+    /// The first `columns` of them.
+    ///
+    /// A tied head links the commitments of the embedding's matrix.
+    pub fn first(&self, columns: usize) -> Self {
+        let most = columns.min(self.commitments.len());
+        Self { commitments: self.commitments[..most].to_vec(), tails: self.tails[..most].to_vec() }
+    }
+
     /// The commitments as a hidden boundary.
     pub fn boundary(&self) -> BoundaryReference {
         BoundaryReference { kind: BoundaryKind::Hidden, columns: self.commitments.clone() }

@@ -119,6 +119,7 @@ impl World {
                 activation_bits: params.spec.scales.act_bits,
                 scheme: "none".into(),
             },
+            tokenizer: None,
             srs: SrsReference { id: srs.id(), insecure: true },
             kinds: vec![KindEntry {
                 name: "block".into(),
@@ -637,7 +638,8 @@ fn equal_commitments_with_different_evaluations_are_refused() {
     let params = testing::params(Shape { hidden: 24, ffn: 24, heads: 4, kv_heads: 4, head_dim: 6 }, 4, 2, 9);
     let mut weights = testing::weights(&params.spec, 1, 60);
     let w = &mut weights;
-    for matrix in [&mut w.q, &mut w.k, &mut w.v, &mut w.o, &mut w.gate, &mut w.up, &mut w.down] {
+    let up = w.up.as_mut().unwrap();
+    for matrix in [&mut w.q, &mut w.k, &mut w.v, &mut w.o, &mut w.gate, up, &mut w.down] {
         matrix.data = Arc::new(vec![1; matrix.data.len()]);
     }
     let w = World::publish(params, vec![weights.clone(), weights]);
@@ -736,15 +738,10 @@ fn no_source_of_blinding_repeats_itself() {
 fn secrets_change_no_length_and_no_structure() {
     let w = world();
     let spec = &w.circuit.params.spec;
-    let zeros = BlockWeights {
-        q: spare(&w.weights[0].q),
-        k: spare(&w.weights[0].k),
-        v: spare(&w.weights[0].v),
-        o: spare(&w.weights[0].o),
-        gate: spare(&w.weights[0].gate),
-        up: spare(&w.weights[0].up),
-        down: spare(&w.weights[0].down),
-    };
+    let zeros = BlockWeights::build(spec, |_, rows, cols| {
+        Ok::<_, std::convert::Infallible>(Matrix { rows, cols, data: Arc::new(vec![0; rows * cols]) })
+    })
+    .unwrap();
     let still = World::publish(w.circuit.params.clone(), vec![zeros.clone(), zeros]);
     let shape = w.card.key(0).unwrap().shape();
     assert_eq!(still.card.key(0).unwrap().shape(), shape);
@@ -773,10 +770,6 @@ fn secrets_change_no_length_and_no_structure() {
 }
 
 /// A matrix of this shape without content.
-fn spare(matrix: &Matrix) -> Matrix {
-    Matrix { data: Arc::new(vec![0; matrix.data.len()]), ..*matrix }
-}
-
 // Z5: what a log or a panic message would print of secret structures.
 #[test]
 fn debug_output_holds_no_secret() {

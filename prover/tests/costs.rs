@@ -172,6 +172,7 @@ fn costs_of_verification() {
             publisher: NodeId::default(),
             architecture: Architecture::default(),
             quantisation: Quantisation::default(),
+            tokenizer: None,
             srs: SrsReference { id: world.srs.id(), insecure: true },
             kinds: vec![KindEntry { name: "wide".into(), slice: entry.clone(), range: entry }],
             slices: vec![SliceEntry {

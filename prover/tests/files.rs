@@ -27,7 +27,7 @@ use lamina_prover::{
     srs::{Ceremony, Halo2Format, Srs, SrsFileError, SrsStore},
 };
 use lamina_verifier::{
-    card::{Card, CardError, CircuitEntry, InsecureSrs, KeyBytes},
+    card::{CARD_FORMAT, Card, CardError, CircuitEntry, InsecureSrs, KeyBytes},
     encoding::{self, PointError},
     hash::ProtocolId,
     key::{KeyError, SliceKey, key_digest, write_key},
@@ -186,7 +186,10 @@ fn cards_have_exact_errors() {
     let world = world();
     let json = world.model_card.to_json();
     assert_eq!(ToyCard::load(&json, InsecureSrs::Refuse).unwrap_err(), CardError::InsecureSrs);
-    assert_eq!(refused_card(|card| card.format = 2), CardError::Format { actual: 2 });
+    assert_eq!(
+        refused_card(|card| card.format = CARD_FORMAT + 1),
+        CardError::Format { actual: CARD_FORMAT + 1 }
+    );
     let other = ProtocolId(toy::digest(1));
     assert_eq!(refused_card(|card| card.protocol = other), CardError::Protocol { actual: other });
     assert_eq!(refused_card(|card| card.slices.clear()), CardError::Empty { what: "slices" });

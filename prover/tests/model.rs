@@ -10,13 +10,13 @@ use lamina_circuits::{
     Fr,
     assign::BlockWitness,
     embedding::{EmbeddingSpec, EmbeddingWeights, EmbeddingWitness, embed},
-    executor::execute,
+    executor::{Trace, execute},
     head::{HeadSpec, HeadTrace, HeadWeights, assign::HeadWitness, execute_head},
     layout::Layout,
     model::{ModelCircuit, ModelParams, fit_ends},
     range::{RangeCircuit, RangeParams},
     slice::SliceCircuit,
-    spec::{BlockWeights, Shape},
+    spec::{Activation, BlockWeights, Matrix, Scales, Shape},
     testing,
     witness::{self, Witness},
 };
@@ -101,9 +101,21 @@ struct World {
 
 fn world() -> &'static World {
     static WORLD: OnceLock<World> = OnceLock::new();
-    WORLD.get_or_init(|| {
+    WORLD.get_or_init(|| World::new("llama", |scales| scales))
+}
+
+/// The same with the operations of GPT-2: learned positions, a centred stream, biases, a plain GELU layer.
+fn gpt2() -> &'static World {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    WORLD.get_or_init(|| World::new("gpt2", testing::like_gpt2))
+}
+
+impl World {
+    fn new(family: &str, like: fn(Scales) -> Scales) -> World {
         let shape = Shape { hidden: 4, ffn: 3, heads: 2, kv_heads: 1, head_dim: 2 };
-        let block = testing::params(shape, 4, 2, K);
+        let mut block = testing::params(shape, 4, 2, K);
+        block.spec.scales = like(block.spec.scales);
+        let learned = block.spec.scales.rope.is_none();
         let embedding_spec = EmbeddingSpec {
             hidden: 4,
             vocab: VOCAB,
@@ -111,11 +123,13 @@ fn world() -> &'static World {
             weight_bits: 8,
             stream_bits: 12,
             shift: 2,
-            position_shift: None,
+            position_shift: learned.then_some(1),
+            centred: learned,
         };
         let head_spec = HeadSpec {
             norm: block.spec.norm(),
             gain_shift: 4,
+            gain_bias: learned.then_some(3),
             vocab: VOCAB,
             tokens: 4,
             positions: 2,
@@ -132,21 +146,26 @@ fn world() -> &'static World {
         let srs = Srs::generate_insecure(K).unwrap();
         let keys: Vec<_> = circuits.iter().map(|c| ProvingKey::generate(&srs.params(), c).unwrap()).collect();
         let shared = |columns: Vec<Vec<i16>>| Arc::new(columns.into_iter().map(Arc::new).collect::<Vec<_>>());
-        let columns = [
-            shared(head_layout(&circuits).weight_columns(&head)),
-            shared(block_layout(&circuits).weight_columns(&block)),
-            shared(head_layout(&circuits).weight_columns(&head)),
-        ];
+        let both = shared(head_layout(&circuits).weight_columns(&head));
         let usable = keys[0].usable_rows();
         // The head's matrix is the embedding's: published once, with the gain in rows that the embedding does not
-        // read, and linked by both.
+        // read, and linked by both. Positions are the embedding's own.
         let own = embedding_layout(&circuits).weight_columns(&embedding);
         let rows = head_layout(&circuits).matrix.rows();
-        let same = own.iter().zip(columns[2].iter()).all(|(own, both)| own[..rows] == both[..rows]);
-        assert!(same && own.len() == columns[2].len(), "one layout of the matrix");
-        let ends = publish(&srs, usable, &columns[2]);
+        let same = own.iter().zip(both.iter()).all(|(own, both)| own[..rows] == both[..rows]);
+        assert!(same && (own.len() > both.len()) == learned, "one layout of the matrix");
+        let positions = shared(own[both.len()..].to_vec());
+        let first: Vec<_> = both.iter().chain(positions.iter()).cloned().collect();
+        let columns = [Arc::new(first), shared(block_layout(&circuits).weight_columns(&block)), both.clone()];
+        let ends = publish(&srs, usable, &both);
+        let mut first = ends.clone();
+        if learned {
+            let positions = publish(&srs, usable, &positions);
+            first.reference.columns.extend(positions.reference.columns);
+            first.tails.extend(positions.tails);
+        }
         let middle = publish(&srs, usable, &columns[1]);
-        let published = vec![ends.clone(), middle, ends];
+        let published = vec![first, middle, ends];
         let mut kinds = vec![];
         for (name, (key, params)) in ["embedding", "block", "head"].iter().zip(keys.iter().zip(params)) {
             let columns = ModelCircuit::linked(&params).weights.len();
@@ -164,8 +183,9 @@ fn world() -> &'static World {
             protocol: ProtocolId::current(),
             name: "a whole small model".into(),
             publisher: NodeId(digest(9)),
-            architecture: Architecture { family: "llama".into(), source: "random".into(), layers: 1 },
+            architecture: Architecture { family: family.into(), source: "random".into(), layers: 1 },
             quantisation: Quantisation { weight_bits: 8, activation_bits: 8, scheme: "none".into() },
+            tokenizer: None,
             srs: SrsReference { id: srs.id(), insecure: true },
             kinds,
             slices: published
@@ -181,7 +201,7 @@ fn world() -> &'static World {
         let model = card.model();
         let verifier_srs = srs.verifier_srs(true).unwrap();
         World { srs, verifier_srs, circuits, keys, embedding, block, head, columns, published, card, model }
-    })
+    }
 }
 
 fn embedding_layout(circuits: &[ModelCircuit; 3]) -> &Arc<lamina_circuits::embedding::EmbeddingLayout> {
@@ -328,7 +348,15 @@ impl World {
 
 #[test]
 fn prompt_in_tokens_out() {
-    let w = world();
+    chain_of(world());
+}
+
+#[test]
+fn prompt_in_tokens_out_of_a_gpt2() {
+    chain_of(gpt2());
+}
+
+fn chain_of(w: &World) {
     let run = w.generate();
     assert_eq!(run.ids[2..], run.head.tokens[..], "two tokens, each the greedy one after those before it");
     let (ids, input) = w.ids(&run.ids);
@@ -355,8 +383,8 @@ fn prompt_in_tokens_out() {
     check(&ids, &answer, &parts).unwrap();
 
     // A tied head links the very commitments of the embedding.
-    let matrix = w.card.weights(0).unwrap();
-    assert_eq!(w.card.weights(2).unwrap()[..matrix.len()], *matrix);
+    let head = w.card.weights(2).unwrap();
+    assert_eq!(w.card.weights(0).unwrap()[..head.len()], *head);
 
     // Another prompt, another answer, another position than those proved.
     let mut other = run.ids.clone();
@@ -384,6 +412,66 @@ fn prompt_in_tokens_out() {
     w.verify(2, hidden, BoundaryExpectation::Open(&answer), &foreign).unwrap();
     let error = check(&ids, &answer, &[parts[0], parts[1], &foreign]).unwrap_err();
     assert!(matches!(error, ChainError::Boundary { .. }), "{error}");
+}
+
+// The operations of GPT-2, each with one lie and everything downstream consistent with it.
+#[test]
+fn lies_about_gpt2s_operations_are_refused() {
+    let w = gpt2();
+    let run = w.generate();
+    let layout = block_layout(&w.circuits);
+    let spec = &layout.spec;
+    let block = |witness: &BlockWitness, trace: &Trace| {
+        let (input, output) = (w.stream(&trace.x), w.stream(&trace.output.q));
+        let envelope = w.prove(1, witness, &w.published[1], &input, &output);
+        w.verify(1, BoundaryExpectation::Hidden, BoundaryExpectation::Hidden, &envelope)
+    };
+    let laid_out = |trace: &Trace| BlockWitness::new(layout, w.columns[1].clone(), trace);
+    block(&laid_out(&run.block), &run.block).unwrap();
+
+    // Another bias, of every product that has one.
+    type Pick = fn(&mut BlockWeights) -> &mut Matrix;
+    let picks: [Pick; 6] =
+        [|w| &mut w.q, |w| &mut w.k, |w| &mut w.v, |w| &mut w.o, |w| &mut w.gate, |w| &mut w.down];
+    for pick in picks {
+        let mut weights = w.block.clone();
+        let matrix = pick(&mut weights);
+        let bias = (matrix.rows - 1) * matrix.cols;
+        Arc::make_mut(&mut matrix.data)[bias] += 1;
+        let trace = execute(spec, &weights, &run.first).unwrap();
+        assert_eq!(block(&laid_out(&trace), &trace).unwrap_err(), Refusal::Proof);
+    }
+    // The biases added twice to one token.
+    let mut witness = laid_out(&run.block);
+    witness.bias_counts = vec![1, 2, 1, 1];
+    assert_eq!(block(&witness, &run.block).unwrap_err(), Refusal::Proof);
+    // An activation that is not GELU's.
+    let mut other = spec.clone();
+    other.scales.activation = Activation::Silu;
+    let trace = execute(&other, &w.block, &run.first).unwrap();
+    assert_ne!(trace.activated, run.block.activated);
+    assert_eq!(block(&laid_out(&trace), &trace).unwrap_err(), Refusal::Proof);
+    // A query that its product does not give.
+    let mut trace = run.block.clone();
+    trace.query.q[0] += 1;
+    assert_eq!(block(&laid_out(&trace), &trace).unwrap_err(), Refusal::Proof);
+
+    // A stream whose mean is not zero.
+    let mut first = run.first.clone();
+    first[0] += 4;
+    let (ids, input) = w.ids(&run.ids);
+    let witness = w.embedding_witness(&run.ids, &first);
+    let envelope = w.prove(0, &witness, &w.published[0], &input, &w.stream(&first));
+    let refusal = w.verify(0, BoundaryExpectation::Open(&ids), BoundaryExpectation::Hidden, &envelope);
+    assert_eq!(refusal.unwrap_err(), Refusal::Proof);
+
+    // The bias of the last norm added twice at one position.
+    let (answer, output) = w.answer(&run.head.tokens);
+    let mut witness = w.head_witness(&run.head);
+    witness.bias_counts = vec![1, 2];
+    let envelope = w.prove(2, &witness, &w.published[2], &w.stream(&run.block.output.q), &output);
+    let refusal = w.verify(2, BoundaryExpectation::Hidden, BoundaryExpectation::Open(&answer), &envelope);
+    assert_eq!(refusal.unwrap_err(), Refusal::Proof);
 }
 
 // S6: rows of another id, ids outside the vocabulary; hidden ids are proved alike.

@@ -2,9 +2,12 @@
 
 use std::fmt;
 
+use group::Curve;
+
 use crate::{
-    G1Affine, encoding,
+    Fr, G1Affine, encoding,
     hash::Hasher,
+    msm::multiply,
     srs::{SrsError, VerifierSrs},
 };
 
@@ -101,5 +104,27 @@ impl OpenBoundary {
             })
             .collect::<Result<_, _>>()?;
         Ok(BoundaryReference { kind: BoundaryKind::Open, columns })
+    }
+
+    /// Computes the commitments of these integers under blinding values: those of a hidden boundary that the caller
+    /// holds the opening of.
+    ///
+    /// # Shapes
+    /// `tails`: one vector a column, one value a blinding row.
+    ///
+    /// # Errors
+    /// As [`Self::reference`]; [`SrsError::Length`] when the tails are not one a column.
+    #[expect(clippy::arithmetic_side_effects, reason = "field and group arithmetic is total")]
+    pub fn blinded(&self, srs: &VerifierSrs, tails: &[Vec<Fr>]) -> Result<Vec<G1Affine>, SrsError> {
+        if tails.len() != self.columns.len() {
+            return Err(SrsError::Length { expected: self.columns.len(), actual: tails.len() });
+        }
+        let commit = |(column, tail): (&Vec<i32>, &Vec<Fr>)| {
+            let basis = srs.tail(tail.len());
+            let basis = basis.ok_or(SrsError::Length { expected: column.len(), actual: tail.len() })?;
+            let terms: Vec<_> = tail.iter().copied().zip(basis.iter().copied()).collect();
+            Ok((multiply(&terms) + srs.commit_open(column)?).to_affine())
+        };
+        self.columns.iter().zip(tails).map(commit).collect()
     }
 }

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Version of the card's format.
-pub const CARD_FORMAT: u32 = 1;
+pub const CARD_FORMAT: u32 = 2;
 /// Bytes of the largest card that is read.
 pub const MAX_CARD_BYTES: usize = 64 << 20;
 /// Slices of the largest model.
@@ -97,9 +97,11 @@ pub enum CardError {
         /// Index of the kind.
         kind: usize,
     },
-    /// The range circuit proves another width than the slice circuit's static bounds assume.
+    /// The range circuit proves another width than the slice circuit's static bounds assume, or one beyond the
+    /// card's.
     #[error(
-        "kind {kind}: weights are of {slice:?} bits to the slice circuit, {range:?} to the range circuit, {card} to the card"
+        "kind {kind}: weights are of {slice:?} bits to the slice circuit, {range:?} to the range circuit, at most \
+         {card} to the card"
     )]
     WeightBits {
         /// Index of the kind.
@@ -204,7 +206,7 @@ pub struct Architecture {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quantisation {
-    /// Bits of a weight: every published weight lies in `[-2^(b-1), 2^(b-1))`.
+    /// Bits of the widest weight: every published weight lies in `[-2^(b-1), 2^(b-1))`.
     pub weight_bits: u32,
     /// Bits of an activation.
     pub activation_bits: u32,
@@ -272,6 +274,8 @@ pub struct ModelCard<P, Q> {
     pub architecture: Architecture,
     /// How it became integers.
     pub quantisation: Quantisation,
+    /// Digest of the tokenizer's file, where ids stand for text.
+    pub tokenizer: Option<Digest>,
     /// The reference string.
     pub srs: SrsReference,
     /// Kinds of slices.
@@ -284,7 +288,7 @@ impl<P: Serialize, Q: Serialize> ModelCard<P, Q> {
     /// The identifier of the model.
     ///
     /// ```text
-    /// M = H("model", format, protocol, publisher, architecture, quantisation, SRS id,
+    /// M = H("model", format, protocol, publisher, architecture, quantisation, tokenizer, SRS id,
     ///       kinds: (params, key digest, range params, range key digest),
     ///       slices: (kind, C, C, …))
     /// ```
@@ -302,6 +306,7 @@ impl<P: Serialize, Q: Serialize> ModelCard<P, Q> {
             .bytes(&self.publisher.0.0)
             .bytes(&json(&self.architecture))
             .bytes(&json(&self.quantisation))
+            .bytes(&json(&self.tokenizer))
             .bytes(&self.srs.id.0.0)
             .u64(u64::from(self.srs.insecure))
             .count(self.kinds.len());
@@ -345,7 +350,9 @@ pub struct Card<C: SliceCircuit, R: SliceCircuit> {
     model: ModelId,
     publisher: NodeId,
     srs: SrsReference,
+    tokenizer: Option<Digest>,
     kinds: Vec<(SliceKey, SliceKey)>,
+    params: Vec<C::Params>,
     slices: Vec<LoadedSlice>,
     circuits: PhantomData<fn() -> (C, R)>,
 }
@@ -422,7 +429,7 @@ impl<C: SliceCircuit, R: SliceCircuit> Card<C, R> {
         for (kind, entry) in card.kinds.iter().enumerate() {
             let (slice, range) = (C::weight_bits(&entry.slice.params), R::weight_bits(&entry.range.params));
             let bits = card.quantisation.weight_bits;
-            if slice != range || slice.is_some_and(|width| width != bits) {
+            if slice != range || slice.is_some_and(|width| width > bits) {
                 return Err(CardError::WeightBits { kind, slice, range, card: bits });
             }
         }
@@ -444,7 +451,9 @@ impl<C: SliceCircuit, R: SliceCircuit> Card<C, R> {
             model: card.model_id(),
             publisher: card.publisher,
             srs: card.srs,
+            tokenizer: card.tokenizer,
             kinds,
+            params: card.kinds.iter().map(|kind| kind.slice.params.clone()).collect(),
             slices,
             circuits: PhantomData,
         })
@@ -463,6 +472,16 @@ impl<C: SliceCircuit, R: SliceCircuit> Card<C, R> {
     /// The reference string of keys and commitments.
     pub fn srs(&self) -> SrsReference {
         self.srs
+    }
+
+    /// Digest of the tokenizer's file.
+    pub fn tokenizer(&self) -> Option<Digest> {
+        self.tokenizer
+    }
+
+    /// The circuit parameters of a slice.
+    pub fn params(&self, slice: u32) -> Option<&C::Params> {
+        self.params.get(self.entry(slice)?.kind)
     }
 
     /// Slices of the model.

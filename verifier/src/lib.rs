@@ -12,6 +12,7 @@
 //! - `plonk`: the halo2 proof, reduced to one equation of points; `msm`: their sum.
 //! - [`envelope`]: the bytes of one slice proof.
 //! - [`verify`]: slices, chains, publications.
+//! - [`bundle`]: prompt, answer and the proofs of all slices in one string of bytes.
 
 #![forbid(unsafe_code)]
 #![deny(
@@ -28,6 +29,7 @@
 )]
 
 pub mod boundary;
+pub mod bundle;
 pub mod card;
 pub mod context;
 pub mod encoding;

@@ -9,12 +9,14 @@ use super::{
     layout::HeadLayout,
     rows::{F, Kind, LOOKUPS, Programs, SLOTS, Terms, View},
 };
+#[cfg(feature = "cheat")]
+use crate::rows::combination;
 use crate::{
     Fr,
     assign::map_rows,
     integers::column_sums,
     logup::{self, signed, tuple},
-    rows::{Challenges, halves, power},
+    rows::{Challenges, halves, pow2, power},
     tables::Table,
     witness::{Column, Witness},
 };
@@ -37,6 +39,9 @@ pub struct HeadWitness {
     /// Cells `(cell column, row)` that a cheating prover sets to field elements no integer stands for.
     #[cfg(feature = "cheat")]
     pub overrides: std::collections::BTreeMap<(usize, usize), Fr>,
+    /// How often a cheating prover adds the gain's bias to each position; empty for once.
+    #[cfg(feature = "cheat")]
+    pub bias_counts: Vec<i32>,
 }
 
 /// Limb `i` of a non-negative integer.
@@ -129,6 +134,8 @@ impl HeadWitness {
             multiplicities: vec![],
             #[cfg(feature = "cheat")]
             overrides: std::collections::BTreeMap::new(),
+            #[cfg(feature = "cheat")]
+            bias_counts: vec![],
         };
         witness.count();
         witness
@@ -287,9 +294,12 @@ impl HeadWitness {
         let step = powers[matrix.lanes - 1] * c.gamma;
         let products = [(matrix, 0, 2 * layout.stride), (&layout.gain, matrix.rows(), 0)];
         for (matrix, first, inputs) in products {
-            for j in 0..matrix.hidden {
+            for j in 0..matrix.features {
                 let at = first + j * matrix.blocks;
-                wa[at] = a_in[inputs + j];
+                wa[at] = match layout.bias_row() {
+                    Some((row, shift)) if row == at => self.bias_factor(c) * pow2::<Fr>(shift),
+                    _ => a_in[inputs + j],
+                };
                 for b in 1..matrix.blocks {
                     wa[at + b] = step * wa[at + b - 1];
                 }
@@ -317,6 +327,15 @@ impl HeadWitness {
             wb[row] = signed(self.output[row]) + tail;
         }
         (wa, wb, acc)
+    }
+
+    /// `sum_p alpha^p`, or with the counts of a cheating prover.
+    fn bias_factor(&self, c: &Challenges<Fr>) -> Fr {
+        #[cfg(feature = "cheat")]
+        if !self.bias_counts.is_empty() {
+            return combination(&c.alpha, self.bias_counts.len(), |p| signed(self.bias_counts[p]));
+        }
+        Programs { spec: &self.layout.spec }.ones(c)
     }
 
     fn lookups(&self, c: &Challenges<Fr>) -> Vec<Vec<Fr>> {

@@ -70,6 +70,8 @@ pub struct HeadColumns {
     on_pairs: Column<Fixed>,
     link_acc: Column<Fixed>,
     link_wa: Column<Fixed>,
+    /// `2^s` on the first row of the gain's bias, where it has one.
+    bias: Option<Column<Fixed>>,
     on_boundary: Column<Fixed>,
     link_boundary: Column<Fixed>,
     on_output: Column<Fixed>,
@@ -183,6 +185,7 @@ impl HeadColumns {
             link_boundary: one(),
             on_output: one(),
             link_output: one(),
+            bias: layout.spec.gain_bias.map(|_| one()),
             instance: meta.instance_column(),
             challenges: {
                 let mut challenge = || meta.challenge_usable_after(FirstPhase);
@@ -326,6 +329,13 @@ impl HeadColumns {
             let step = power(&v.challenges().gamma, layout.matrix.lanes);
             v.fixed(self.link_wa) * (v.advice(self.wa, 1) - step * v.advice(self.wa, 0))
         });
+        if let Some(bias) = self.bias {
+            let programs = Programs { spec: &layout.spec };
+            self.gate(meta, "product/3", |v| {
+                let shifted = v.fixed(bias);
+                shifted.clone() * (v.advice(self.wa, 0) - shifted * programs.ones(&v.challenges()))
+            });
+        }
         for (&input, &token) in self.input.iter().zip(&self.tokens) {
             self.gate(meta, "boundary/1", |v| {
                 let tail = v.fixed(self.link_boundary) * v.challenges().gamma * v.advice(token, 1);
@@ -403,6 +413,9 @@ impl HeadColumns {
             put(self.link_out, row, usize::from(layout.link_out(row)));
             put(self.link_x, row, usize::from(layout.link_stream(row)));
             put(self.link_s, row, usize::from(layout.link_sum(row)));
+        }
+        if let (Some((row, shift)), Some(column)) = (layout.bias_row(), self.bias) {
+            put(column, row, 1 << shift);
         }
         put(self.closes[0], 0, 1);
         put(self.closes[1], layout.select, 1);

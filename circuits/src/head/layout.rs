@@ -71,7 +71,7 @@ pub struct HeadLayout {
     pub boundary: BoundaryShape,
     /// The matrix in the weight columns.
     pub matrix: MatrixShape,
-    /// The gain matrix, below it.
+    /// The gain matrix, below it, its last feature the bias where there is one.
     pub gain: MatrixShape,
     /// Distance between the rows of one feature: stream, rest, gain.
     pub stride: usize,
@@ -102,8 +102,9 @@ impl HeadParams {
         let others = 3 * d + 2 * ROOT_ROWS + spec.tokens + 1;
         let room = active.checked_sub(others).filter(|&room| room > 0);
         let room = room.ok_or_else(|| rows("the cell region", others + 1))?;
-        let weight_lanes = MatrixShape::fit(d, &[spec.vocab, d], active.saturating_sub(spec.tokens))
-            .ok_or_else(|| rows("the product region", 2 * d + spec.tokens))?;
+        let matrices = [(d, spec.vocab), (spec.gain_features(), d)];
+        let weight_lanes = MatrixShape::fit(&matrices, active.saturating_sub(spec.tokens))
+            .ok_or_else(|| rows("the product region", d + spec.gain_features() + spec.tokens))?;
         let params = HeadParams { spec: spec.clone(), chunks: spec.vocab.div_ceil(room), weight_lanes, k };
         params.layout()?;
         Ok(params)
@@ -124,7 +125,7 @@ impl HeadParams {
         let boundary =
             BoundaryShape::new(active, d, s.tokens).ok_or_else(|| rows("one token of a boundary", d))?;
         let matrix = MatrixShape::new(d, s.vocab, self.weight_lanes);
-        let gain = MatrixShape::new(d, d, self.weight_lanes);
+        let gain = MatrixShape::new(s.gain_features(), d, self.weight_lanes);
         if self.weight_lanes == 0 || self.weight_lanes > s.vocab.max(d) {
             return Err(rows("the head matrix", matrix.rows()));
         }
@@ -241,6 +242,12 @@ impl HeadLayout {
     /// Fixed columns of tables.
     pub fn table_columns(&self) -> usize {
         self.tables.entries.div_ceil(self.active)
+    }
+
+    /// The row whose left factor is the bias's, and its shift.
+    pub fn bias_row(&self) -> Option<(usize, u32)> {
+        let row = self.matrix.rows() + self.spec.norm.hidden * self.gain.blocks;
+        self.spec.gain_bias.map(|shift| (row, shift))
     }
 
     /// Every copy constraint.

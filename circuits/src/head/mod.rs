@@ -27,6 +27,8 @@ pub struct HeadSpec {
     pub norm: NormSpec,
     /// Requantisation of the normalised features times the gain matrix.
     pub gain_shift: u32,
+    /// Bias of the final norm, where it has one: it is added to that product times two to this power.
+    pub gain_bias: Option<u32>,
     /// Ids: `0..vocab`.
     pub vocab: usize,
     /// Tokens of the input boundary, padding tokens included.
@@ -43,7 +45,7 @@ pub struct HeadSpec {
 /// rotated basis of the stream the final norm's gain is `R^T diag(g) R`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeadWeights {
-    /// Gain of the final norm, `[hidden, hidden]`.
+    /// Gain of the final norm, `[hidden, hidden]`, and its bias as one more row where it has one.
     pub gain: Matrix,
     /// `[hidden, vocab]`.
     pub matrix: Matrix,
@@ -67,6 +69,11 @@ pub struct HeadTrace {
 }
 
 impl HeadSpec {
+    /// Rows of the gain matrix, that of the bias included.
+    pub fn gain_features(&self) -> usize {
+        self.norm.hidden + usize::from(self.gain_bias.is_some())
+    }
+
     /// Bits of a logit's distance from the maximum, in three limbs.
     pub fn distance_bits(&self) -> u32 {
         3 * self.norm.limb_bits
@@ -83,6 +90,9 @@ impl HeadSpec {
         require("weight_bits", self.weight_bits.into(), 2, 16)?;
         require("gain_shift", self.gain_shift.into(), 1, 15)?;
         self.norm.check()?;
+        if let Some(shift) = self.gain_bias {
+            bound("matmul/bias", self.weight_bits.saturating_add(shift), 61)?;
+        }
         // Gained features and logits are sums of `hidden` products; with distances they stay far below p/2.
         let product = self.norm.act_bits + self.weight_bits + log2_ceil(self.norm.hidden as u64);
         bound("matmul/logits", product, 62)
@@ -106,8 +116,9 @@ pub fn execute_head(
     let d = spec.norm.hidden;
     expect_size("head", d * spec.vocab, weights.matrix.data.len())?;
     expect_size("head rows", d, weights.matrix.rows)?;
-    expect_size("gain", d * d, weights.gain.data.len())?;
-    expect_size("gain rows", d, weights.gain.rows)?;
+    let gain_rows = spec.gain_features();
+    expect_size("gain", gain_rows * d, weights.gain.data.len())?;
+    expect_size("gain rows", gain_rows, weights.gain.rows)?;
     expect_size("input", spec.tokens * d, x.len())?;
     expect_size("positions", spec.positions, positions.len())?;
     let stream = Range::signed(Site::Input, spec.norm.act_bits + spec.norm.residual_lo_bits);
@@ -130,8 +141,9 @@ pub fn execute_head(
     }
     let norm = norm(&selected, &spec.norm, Site::HeadNorm)?;
     let act = Range::signed(Site::HeadGain, spec.norm.act_bits);
-    let gained = requantise(&product(&norm.n.q, &weights.gain), None, d, spec.gain_shift, act)?;
-    let logits = product(&gained.q, &weights.matrix);
+    let gained =
+        requantise(&product(&norm.n.q, &weights.gain, spec.gain_bias), None, d, spec.gain_shift, act)?;
+    let logits = product(&gained.q, &weights.matrix, None);
     let bits = spec.distance_bits();
     let (range, distance) = (Range::signed(Site::Logit, bits), Range::unsigned(Site::LogitDistance, bits));
     let mut tokens = Vec::with_capacity(positions.len());

@@ -1,7 +1,7 @@
 //! The GGUF container, versions 2 and 3, little-endian.
 //!
 //! The header is read here, with caps; candle expands the quantised blocks. The llama architecture stores
-//! the rows of Q and K for adjacent rotary pairs; [`super::build`] reorders them.
+//! the rows of Q and K for adjacent rotary pairs, and [`super::build`] reorders them; qwen2 stores half-split pairs.
 
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 
 use super::{Role, Tensors};
 use crate::{
-    config::{Config, MAX_VOCAB, rope_base},
+    config::{Config, Family, MAX_VOCAB, Norm, rope_base},
     error::ImportError,
 };
 
@@ -31,6 +31,45 @@ const MAX_ARRAY: u64 = 4 * MAX_VOCAB as u64;
 const MAX_STRING: u64 = 1 << 20;
 /// Longest key or tensor name, as the format says.
 const MAX_NAME: u64 = (1 << 16) - 1;
+
+/// Metadata keys of an architecture.
+struct Keys {
+    hidden: &'static str,
+    ffn: &'static str,
+    layers: &'static str,
+    context: &'static str,
+    heads: &'static str,
+    kv_heads: &'static str,
+    key_length: &'static str,
+    eps: &'static str,
+    rope_base: &'static str,
+    rope_width: &'static str,
+    rope_scaling: &'static str,
+    experts: &'static str,
+}
+
+/// The keys that begin with the name of an architecture.
+macro_rules! keys {
+    ($name:literal) => {
+        Keys {
+            hidden: concat!($name, ".embedding_length"),
+            ffn: concat!($name, ".feed_forward_length"),
+            layers: concat!($name, ".block_count"),
+            context: concat!($name, ".context_length"),
+            heads: concat!($name, ".attention.head_count"),
+            kv_heads: concat!($name, ".attention.head_count_kv"),
+            key_length: concat!($name, ".attention.key_length"),
+            eps: concat!($name, ".attention.layer_norm_rms_epsilon"),
+            rope_base: concat!($name, ".rope.freq_base"),
+            rope_width: concat!($name, ".rope.dimension_count"),
+            rope_scaling: concat!($name, ".rope.scaling.type"),
+            experts: concat!($name, ".expert_count"),
+        }
+    };
+}
+
+const LLAMA: Keys = keys!("llama");
+const QWEN2: Keys = keys!("qwen2");
 
 /// A metadata value; strings borrow from the file.
 enum Value<'a> {
@@ -314,33 +353,34 @@ impl<'a> Gguf<'a> {
 
     /// The hyperparameters in the metadata.
     pub(super) fn config(&self) -> Result<Config, ImportError> {
-        match self.text("general.architecture") {
-            Some("llama") => {}
+        let (family, keys) = match self.text("general.architecture") {
+            Some("llama") => (Family::Llama, &LLAMA),
+            Some("qwen2") => (Family::Qwen2, &QWEN2),
             other => return Err(ImportError::Architecture { found: other.unwrap_or("(none)").to_owned() }),
-        }
-        if let Some(kind) = self.text("llama.rope.scaling.type").filter(|kind| *kind != "none") {
+        };
+        if let Some(kind) = self.text(keys.rope_scaling).filter(|kind| *kind != "none") {
             return Err(ImportError::Unsupported {
-                feature: "llama.rope.scaling.type",
+                feature: keys.rope_scaling,
                 found: kind.to_owned(),
                 hint: "only unscaled rotary angles can be proved",
             });
         }
-        if let Some(experts) = self.optional_count("llama.expert_count")?.filter(|experts| *experts > 0) {
+        if let Some(experts) = self.optional_count(keys.experts)?.filter(|experts| *experts > 0) {
             return Err(ImportError::Unsupported {
-                feature: "llama.expert_count",
+                feature: keys.experts,
                 found: experts.to_string(),
                 hint: "only dense feed-forward layers can be proved",
             });
         }
-        let hidden = self.count("llama.embedding_length")?;
-        let heads = self.count("llama.attention.head_count")?;
-        let kv_heads = self.optional_count("llama.attention.head_count_kv")?.unwrap_or(heads);
-        let key_length = self.optional_count("llama.attention.key_length")?;
+        let hidden = self.count(keys.hidden)?;
+        let heads = self.count(keys.heads)?;
+        let kv_heads = self.optional_count(keys.kv_heads)?.unwrap_or(heads);
+        let key_length = self.optional_count(keys.key_length)?;
         let head_dim = key_length.unwrap_or(hidden / heads.max(1));
-        let rotary = self.optional_count("llama.rope.dimension_count")?.unwrap_or(head_dim);
+        let rotary = self.optional_count(keys.rope_width)?.unwrap_or(head_dim);
         if rotary != head_dim {
             return Err(ImportError::Config {
-                field: "llama.rope.dimension_count",
+                field: keys.rope_width,
                 expected: format!("the head's {head_dim} features"),
                 actual: rotary.to_string(),
             });
@@ -348,14 +388,15 @@ impl<'a> Gguf<'a> {
         let Some(embedding) = self.tensors.get("token_embd.weight") else {
             return Err(ImportError::MissingTensor { name: "token_embd.weight".to_owned() });
         };
-        let eps = "llama.attention.layer_norm_rms_epsilon";
         let config = Config {
-            shape: Shape { hidden, ffn: self.count("llama.feed_forward_length")?, heads, kv_heads, head_dim },
-            layers: self.count("llama.block_count")?,
+            family,
+            norm: Norm::Rms,
+            shape: Shape { hidden, ffn: self.count(keys.ffn)?, heads, kv_heads, head_dim },
+            layers: self.count(keys.layers)?,
             vocab: embedding.shape[0],
-            context: self.count("llama.context_length")?,
-            rms_eps: self.float(eps).ok_or(ImportError::MissingField { field: eps })?,
-            rope_base: rope_base(self.float("llama.rope.freq_base").unwrap_or(10_000.0))?,
+            context: self.count(keys.context)?,
+            norm_eps: self.float(keys.eps).ok_or(ImportError::MissingField { field: keys.eps })?,
+            rope_base: Some(rope_base(self.float(keys.rope_base).unwrap_or(10_000.0))?),
             tied: !self.tensors.contains_key("output.weight"),
             pad_id: self.id("tokenizer.ggml.padding_token_id")?.unwrap_or(0),
             bos_id: self.id("tokenizer.ggml.bos_token_id")?,

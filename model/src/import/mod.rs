@@ -4,9 +4,11 @@
 //! the bytes that are really there before anything is allocated from them.
 
 mod gguf;
+mod gpt2;
 mod safetensors;
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -14,9 +16,9 @@ use std::{
 };
 
 use crate::{
-    config::Config,
+    config::{Config, Family},
     error::ImportError,
-    model::{FloatBlock, Linear, Model},
+    model::{Affine, FloatBlock, Gain, Linear, Model},
     tokenizer::TextTokenizer,
 };
 
@@ -33,7 +35,7 @@ trait Tensors {
     fn names(&self) -> Vec<&str>;
 }
 
-/// Role of a tensor in a Llama.
+/// Role of a tensor in a Llama or a Qwen2.
 #[derive(Clone, Copy)]
 enum Role {
     Embedding,
@@ -87,7 +89,10 @@ pub fn from_safetensors_bytes(
     let config = Config::from_json(config)?;
     let tensors = safetensors::Safetensors::parse(weights)?;
     let tokenizer = tokenizer.map(|bytes| TextTokenizer::from_json(bytes, config.vocab)).transpose()?;
-    build(config, &tensors, safetensors::name, false, tokenizer)
+    match config.family {
+        Family::Llama | Family::Qwen2 => build(config, &tensors, safetensors::name, false, tokenizer),
+        Family::Gpt2 => gpt2::build(config, &tensors, tokenizer),
+    }
 }
 
 /// Imports a model from the bytes of a GGUF file; `tokenizer` is a `tokenizer.json` to prefer over the
@@ -107,7 +112,9 @@ pub fn from_gguf_bytes(bytes: &[u8], tokenizer: Option<&[u8]>) -> Result<Model, 
         }
     };
     let tokenizer = tokenizer.map(|bytes| TextTokenizer::from_json(bytes, config.vocab)).transpose()?;
-    build(config, &file, gguf::name, true, tokenizer)
+    // Files of the llama architecture have adjacent rotary pairs, those of qwen2 half-split ones.
+    let interleaved = config.family == Family::Llama;
+    build(config, &file, gguf::name, interleaved, tokenizer)
 }
 
 /// The weights file of a directory: `model.safetensors`, else its only `.gguf`.
@@ -154,7 +161,38 @@ fn half_split(data: Vec<f32>, head_dim: usize, inputs: usize) -> Vec<f32> {
     out
 }
 
-/// Reads every tensor of a Llama; refuses tensors that it would have to ignore.
+/// Reads tensors, and remembers which.
+struct Reader<'a> {
+    tensors: &'a dyn Tensors,
+    used: HashSet<String>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(tensors: &'a dyn Tensors) -> Self {
+        Reader { tensors, used: HashSet::new() }
+    }
+
+    /// A tensor of finite values.
+    fn read(&mut self, name: String, shape: &[usize]) -> Result<Vec<f32>, ImportError> {
+        let data = self.tensors.read(&name, shape)?;
+        if let Some(index) = data.iter().position(|value| !value.is_finite()) {
+            return Err(ImportError::NotFinite { value: data[index], name, index });
+        }
+        self.used.insert(name);
+        Ok(data)
+    }
+
+    /// Refuses tensors that were not read, but for `harmless` ones.
+    fn finish(self, harmless: impl Fn(&str) -> bool) -> Result<(), ImportError> {
+        let unread = |name: &&str| !self.used.contains(*name) && !harmless(name);
+        match self.tensors.names().into_iter().find(unread) {
+            Some(name) => Err(ImportError::UnknownTensor { name: name.to_owned() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Reads every tensor of a Llama or a Qwen2; refuses tensors that it would have to ignore.
 fn build(
     config: Config,
     tensors: &dyn Tensors,
@@ -165,22 +203,20 @@ fn build(
     let shape = &config.shape;
     let (hidden, ffn, head_dim) = (shape.hidden, shape.ffn, shape.head_dim);
     let (q_width, kv_width) = (shape.heads * head_dim, shape.kv_heads * head_dim);
-    let mut used = std::collections::HashSet::new();
-    let mut read = |role: Role, dims: &[usize]| {
-        let name = name(role);
-        let data = tensors.read(&name, dims)?;
-        if let Some(index) = data.iter().position(|value| !value.is_finite()) {
-            return Err(ImportError::NotFinite { value: data[index], name, index });
-        }
-        used.insert(name);
-        Ok(data)
-    };
+    let mut reader = Reader::new(tensors);
     let mut linear = |role: Role, outputs: usize, inputs: usize| {
-        let mut data = read(role, &[outputs, inputs])?;
+        let mut data = reader.read(name(role), &[outputs, inputs])?;
         if interleaved && matches!(role, Role::Q(_) | Role::K(_)) {
             data = half_split(data, head_dim, inputs);
         }
-        Ok::<_, ImportError>(Linear { outputs, inputs, data: Arc::new(data) })
+        let bias = match role {
+            Role::Q(_) | Role::K(_) | Role::V(_) if config.family == Family::Qwen2 => {
+                let bias = name(role).replace(".weight", ".bias");
+                Some(reader.read(bias, &[outputs])?)
+            }
+            _ => None,
+        };
+        Ok::<_, ImportError>(Linear { outputs, inputs, data: Arc::new(data), bias })
     };
     let embedding = linear(Role::Embedding, config.vocab, hidden)?;
     let head = if config.tied { embedding.clone() } else { linear(Role::Head, config.vocab, hidden)? };
@@ -192,22 +228,19 @@ fn build(
             v: linear(Role::V(i), kv_width, hidden)?,
             o: linear(Role::O(i), hidden, q_width)?,
             gate: linear(Role::Gate(i), ffn, hidden)?,
-            up: linear(Role::Up(i), ffn, hidden)?,
+            up: Some(linear(Role::Up(i), ffn, hidden)?),
             down: linear(Role::Down(i), hidden, ffn)?,
-            attn_norm: Vec::new(),
-            ffn_norm: Vec::new(),
+            attn_norm: Affine::default(),
+            ffn_norm: Affine::default(),
         });
     }
     for (i, block) in blocks.iter_mut().enumerate() {
-        block.attn_norm = read(Role::AttnNorm(i), &[hidden])?;
-        block.ffn_norm = read(Role::FfnNorm(i), &[hidden])?;
+        block.attn_norm.gain = reader.read(name(Role::AttnNorm(i)), &[hidden])?;
+        block.ffn_norm.gain = reader.read(name(Role::FfnNorm(i)), &[hidden])?;
     }
-    let final_norm = read(Role::FinalNorm, &[hidden])?;
+    let final_norm = Gain::Features(reader.read(name(Role::FinalNorm), &[hidden])?);
     // Tables of rotary frequencies follow from the base; a tied head repeats the embedding.
     let head_name = name(Role::Head);
-    let harmless = |name: &str| name.ends_with("rotary_emb.inv_freq") || (config.tied && name == head_name);
-    if let Some(unknown) = tensors.names().into_iter().find(|name| !used.contains(*name) && !harmless(name)) {
-        return Err(ImportError::UnknownTensor { name: unknown.to_owned() });
-    }
-    Ok(Model { config, embedding, blocks, final_norm, head, tokenizer })
+    reader.finish(|name| name.ends_with("rotary_emb.inv_freq") || (config.tied && name == head_name))?;
+    Ok(Model { config, embedding, positions: None, blocks, final_norm, final_bias: None, head, tokenizer })
 }

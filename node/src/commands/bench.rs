@@ -2,12 +2,12 @@
 
 use std::{sync::Arc, time::Instant};
 
+use halo2_proofs::plonk::Circuit;
 use lamina_circuits::{
     assign::BlockWitness,
-    block::BlockCircuit,
-    executor::Trace,
+    model::{ModelCircuit, ModelParams, Part},
     plan::Plan,
-    spec::{Activations, BlockSpec, BlockWeights, Shape},
+    spec::{Activations, BlockSpec, BlockWeights, Scales, Shape},
     testing,
 };
 use lamina_prover::{Backend, Cpu, link::Draft, stock};
@@ -25,9 +25,13 @@ use serde_json::{Value, json};
 
 use crate::{
     Session,
-    cli::{BenchCommand, ShapeArgs, TimingArgs},
-    engine::{self, Boundary, CardText, Envelope, LoadedCard, RangeProver, SliceProver, milliseconds},
-    failure::{Failure, Kind, Result},
+    cli::{Arch, BenchCommand, ShapeArgs, TimingArgs},
+    commands::bench_model,
+    engine::{
+        self, Boundary, CardText, Envelope, LoadedCard, PartTrace, PartWeights, Pass, RangeProver,
+        SliceProver, milliseconds,
+    },
+    failure::{Classify, Failure, Kind, Result},
     ids,
     output::grouped,
     progress::{Bar, check_interrupted},
@@ -60,12 +64,11 @@ pub fn run(session: &Session, command: &BenchCommand) -> Result<()> {
                     format_args!("--layer {layer}: the model has layers 0..{count}"),
                 ));
             }
-            let spec = &prepared.plan.params.spec;
             let ids = source::some_ids(&prepared.float, model.tokens)?;
             let mut x = prepared.integers.embed(&ids)?;
-            for (at, weights) in prepared.integers.blocks[..*layer].iter().enumerate() {
+            for at in 0..*layer {
                 check_interrupted()?;
-                x = source::run_layer(spec, weights, at, &x)?.output.q;
+                x = prepared.integers.run_block(at, &x).context(Part::Layer(at))?.output.q;
             }
             Subject {
                 name: model.model.as_deref().map_or_else(|| source::BUNDLED.to_owned(), source::name),
@@ -74,58 +77,76 @@ pub fn run(session: &Session, command: &BenchCommand) -> Result<()> {
                 x,
                 tokens: ids.len(),
                 timing: *timing,
-                plan: prepared.plan,
+                plan: prepared.plan.block,
             }
         }
         BenchCommand::Shape(arguments) => random(arguments)?,
+        BenchCommand::Generate(arguments) => return bench_model::generate(session, arguments),
+        BenchCommand::ModelShape(arguments) => return bench_model::shape(session, arguments),
     };
     let value = time(session, &subject)?;
     session.output.value(&value)?;
+    show(
+        session,
+        &value,
+        &[
+            "witness_ms",
+            "commit_ms",
+            "quotient_ms",
+            "open_ms",
+            "prove_ms",
+            "load_ms",
+            "publish_commit_ms",
+            "publish_range_ms",
+            "verify_ms",
+            "proof_bytes",
+            "peak_rss_bytes",
+            "k",
+            "columns",
+            "weights",
+            "verified",
+            "stock_prove_ms",
+            "machine",
+            "threads",
+            "backend",
+            "commit",
+        ],
+    )
+}
+
+/// Prints the named figures that are there.
+pub fn show(session: &Session, value: &Value, names: &[&str]) -> Result<()> {
     let text = |name: &str| match &value[name] {
         Value::Number(n) if n.is_f64() => format!("{:.1}", n.as_f64().unwrap_or_default()),
         Value::Number(n) => grouped(n.as_u64().unwrap_or_default() as usize),
         other => other.to_string(),
     };
-    let names = [
-        "witness_ms",
-        "commit_ms",
-        "quotient_ms",
-        "open_ms",
-        "prove_ms",
-        "load_ms",
-        "publish_commit_ms",
-        "publish_range_ms",
-        "verify_ms",
-        "proof_bytes",
-        "peak_rss_bytes",
-        "k",
-        "columns",
-        "weights",
-        "verified",
-        "stock_prove_ms",
-        "machine",
-        "threads",
-        "backend",
-        "commit",
-    ];
     names
-        .into_iter()
-        .filter(|name| !value[*name].is_null())
+        .iter()
+        .filter(|name| !value[**name].is_null())
         .try_for_each(|name| session.output.line(format!("{name:<20}{}", text(name))))
+}
+
+impl Arch {
+    /// Scales for random weights at real shapes.
+    pub fn scales(self, hidden: usize) -> Scales {
+        let scales = testing::wide_scales(hidden);
+        match self {
+            Arch::Llama => scales,
+            Arch::Gpt2 => testing::like_gpt2(scales),
+            Arch::Qwen2 => testing::like_qwen2(scales),
+        }
+    }
 }
 
 /// A block of random weights.
 fn random(arguments: &ShapeArgs) -> Result<Subject> {
     let head_dim = arguments.head_dim.unwrap_or(arguments.hidden / arguments.heads);
-    let shape = Shape {
-        hidden: arguments.hidden,
-        ffn: arguments.ffn,
-        heads: arguments.heads,
-        kv_heads: arguments.kv_heads,
-        head_dim,
-    };
+    let kv_heads = arguments.kv_heads.unwrap_or(arguments.heads);
+    let shape =
+        Shape { hidden: arguments.hidden, ffn: arguments.ffn, heads: arguments.heads, kv_heads, head_dim };
     let spec = BlockSpec {
-        scales: testing::wide_scales(shape.hidden),
+        scales: arguments.arch.scales(shape.hidden),
         shape,
         weight_bits: arguments.weight_bits,
         tokens: arguments.tokens,
@@ -135,8 +156,8 @@ fn random(arguments: &ShapeArgs) -> Result<Subject> {
     let bound = (1i32 << (arguments.weight_bits - 1)) - 1;
     Ok(Subject {
         name: format!(
-            "random {}x{} heads {}/{} of {head_dim}",
-            arguments.hidden, arguments.ffn, arguments.heads, arguments.kv_heads
+            "random {:?} {}x{} heads {}/{kv_heads} of {head_dim}",
+            arguments.arch, arguments.hidden, arguments.ffn, arguments.heads
         ),
         layer: None,
         weights: testing::weights(spec, 1, bound),
@@ -153,7 +174,7 @@ const VERIFICATIONS: usize = 9;
 /// A proof, timed and verified.
 struct Run {
     context: Context,
-    trace: Trace,
+    trace: PartTrace,
     execute_ms: f64,
     boundary_ms: f64,
     envelope: Envelope,
@@ -163,40 +184,39 @@ struct Run {
 
 fn time(session: &Session, subject: &Subject) -> Result<Value> {
     let plan = &subject.plan;
-    let circuit = BlockCircuit::new(&plan.params)?;
-    let layout = circuit.layout.clone();
+    let circuit = ModelCircuit::new(&ModelParams::Block(plan.params.clone()))?;
     let timing = subject.timing;
     let jobs = 4 + timing.repeat + usize::from(timing.publish) + usize::from(timing.stock);
     let bar = Bar::new(&session.output, "bench", jobs);
     bar.begin(0, "reference string")?;
     let srs = session.cache.insecure_srs(plan.k)?;
-    let keys = publication::keys(session, &circuit, &srs, &bar, 1)?;
+    let kind = publication::keys(session, circuit.clone(), &srs, &bar, 1)?;
+    let (slice, range) = (&kind.slice, &kind.range);
     let verifier_srs = srs.verifier_srs(false)?;
-    let usable = keys.slice.1.shape().usable_rows;
+    let usable = slice.1.shape().usable_rows;
     bar.begin(3, "committing to the weights")?;
-    let columns = engine::weight_columns(&layout, &subject.weights);
+    let weights = PartWeights::Block(subject.weights.clone());
+    let columns = engine::weight_columns(&circuit, &weights)
+        .ok_or_else(|| Failure::new(Kind::Input, "not the weights of a block"))?;
     let started = Instant::now();
     let published = engine::commit_weights(&srs, usable, &columns)?;
     let publish_commit_ms = milliseconds(started);
-    let text =
-        CardText { name: "bench".into(), publisher: ids::node("bench"), source: "bench".into(), layers: 1 };
-    let range = engine::range_circuit(&plan.params, &layout).params;
-    let card = engine::card(
-        &text,
-        &plan.params,
-        &range,
-        &keys.slice.0,
-        &keys.range.0,
-        &verifier_srs,
-        std::iter::once(&published),
-    );
+    let text = CardText {
+        name: "bench".into(),
+        publisher: ids::node("bench"),
+        source: "bench".into(),
+        layers: 1,
+        tokenizer: None,
+    };
+    let card =
+        engine::card(&text, std::slice::from_ref(&kind), &verifier_srs, std::iter::once((0, &published)));
     let card: LoadedCard = Card::check(&card, InsecureSrs::Accept)?;
 
     let backend = Cpu::default();
     let publish_range_ms = if timing.publish {
         bar.begin(4, "range proof")?;
-        let circuit = engine::range_circuit(&plan.params, &layout);
-        let (key, digest) = (&keys.range.0, keys.range.1.clone());
+        let (key, digest) = (&range.0, range.1.clone());
+        let circuit = engine::range_circuit(&circuit);
         let context = publication_context(card.model(), card.publisher(), 0);
         let prover = RangeProver::new(circuit, key, digest, &srs, &verifier_srs, &backend)?;
         let started = Instant::now();
@@ -210,8 +230,7 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
 
     bar.begin(jobs - timing.repeat - usize::from(timing.stock), "loading the key")?;
     let started = Instant::now();
-    let prover =
-        SliceProver::new(&circuit, &keys.slice.0, keys.slice.1.clone(), &srs, &verifier_srs, &backend)?;
+    let prover = SliceProver::new(&circuit, &slice.0, slice.1.clone(), &srs, &verifier_srs, &backend)?;
     let load_ms = milliseconds(started);
     let mut runs = (0..timing.repeat)
         .map(|run| {
@@ -224,11 +243,14 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
                 tokens: subject.tokens as u32,
             };
             let started = Instant::now();
-            let layer = subject.layer.unwrap_or(0);
-            let trace = source::run_layer(&plan.params.spec, &subject.weights, layer, &subject.x)?;
+            let part = Part::Layer(subject.layer.unwrap_or(0));
+            let trace = engine::run(&circuit.params(), &weights, part, &Pass::default(), &subject.x)?;
             let execute_ms = milliseconds(started);
-            let input = Boundary::hide(&srs, &layout, usable, &trace.x)?;
-            let output = Boundary::hide(&srs, &layout, usable, &trace.output.q)?;
+            let [before, after] = trace
+                .borders(&circuit)
+                .ok_or_else(|| Failure::new(Kind::Input, "not the values of a block"))?;
+            let input = Boundary::hide(&srs, usable, before)?;
+            let output = Boundary::hide(&srs, usable, after)?;
             let boundary_ms = milliseconds(started) - execute_ms;
             let envelope = prover.prove(context, &columns, &published, &trace, &input, &output, &bar)?;
             let prove_ms = milliseconds(started);
@@ -258,7 +280,10 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
 
     let stock_prove_ms = if timing.stock {
         bar.begin(jobs - 1, "stock prover")?;
-        let witness = Arc::new(BlockWitness::new(&layout, columns.clone(), &trace));
+        let (ModelCircuit::Block(circuit), PartTrace::Block(trace)) = (&circuit, &trace) else {
+            return Err(Failure::new(Kind::Input, "not a block"));
+        };
+        let witness = Arc::new(BlockWitness::new(&circuit.layout, columns.clone(), trace));
         // The stock prover knows no commitments from outside: the same instance, nothing linked.
         let draft = Draft {
             key: prover.key(),
@@ -272,7 +297,7 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
         let params = srs.params();
         let (proof, ms) = stock::prove(&params, circuit.with_witness(witness), &instances, OsRng)
             .map_err(|error| Failure::new(Kind::Input, format_args!("stock prover: {error:?}")))?;
-        engine::verify_stock(&params, keys.slice.0.vk(), &instances, &proof)?;
+        engine::verify_stock(&params, slice.0.vk(), &instances, &proof)?;
         Some(ms)
     } else {
         None
@@ -316,7 +341,7 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
 }
 
 /// The most memory that this process has held, where the system says so.
-fn peak_rss_bytes() -> Option<u64> {
+pub fn peak_rss_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -324,7 +349,7 @@ fn peak_rss_bytes() -> Option<u64> {
 }
 
 /// The processor's name, where the system says so.
-fn machine() -> String {
+pub fn machine() -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
     match name {

@@ -1,19 +1,17 @@
-//! `lamina demo`: publish, prove, verify, tamper, on a bundled model.
+//! `lamina demo`: publish, generate, prove, verify, tamper, on a bundled model.
 
 use std::{sync::Arc, time::Instant};
 
-use lamina_circuits::{executor::Trace, spec::BlockWeights};
-use lamina_model::Options;
+use lamina_circuits::model::Part;
+use lamina_model::forward::arg_max;
 use lamina_prover::{Cpu, Progress, publish::BlindedColumns, srs::Srs};
 use lamina_verifier::{
+    boundary::OpenBoundary,
+    bundle::{Bundle, BundleExpectation, PromptExpectation, Whole, verify_bundle},
     context::Context,
     envelope::Envelope,
-    hash::{NodeId, RequestId},
     srs::VerifierSrs,
-    verify::{
-        BoundaryExpectation, ChainExpectation, Expectation, PublicationReceipt, verify_chain,
-        verify_publication, verify_slice,
-    },
+    verify::{BoundaryExpectation, Expectation, PublicationReceipt, verify_publication, verify_slice},
 };
 use serde::Serialize;
 use serde_json::json;
@@ -21,26 +19,30 @@ use serde_json::json;
 use crate::{
     Session,
     cli::DemoArgs,
-    engine::{self, Boundary, CardText, SliceProver, WeightColumns, milliseconds},
+    commands::generate,
+    decode::{self, Decoded},
+    engine::{
+        self, Boundary, CardText, KindKeys, PartTrace, PartWeights, SliceProver, WeightColumns, milliseconds,
+    },
     failure::{Classify, Failure, Kind, Result},
-    files::Existing,
+    files::{self, Existing},
     ids,
     output::{grouped, table},
     progress::Bar,
-    publication::{self, Folder, Keys, Published},
-    source::{self, Choices, Prepared},
+    proving::{self, Answer, Border, SliceFigures, Statement, Task},
+    publication::{self, Folder, MAX_PROOF_BYTES, Published, Ranges, Slices},
+    source::{self, Choices, IntegerModel, Prepared},
 };
 
 /// Tokens that the demo proves.
 const TOKENS: usize = 32;
 
-/// Figures of one block.
+/// Figures of one slice.
 #[derive(Debug, Serialize)]
-struct BlockFigures {
-    layer: usize,
-    prove_ms: f64,
+struct Figures {
+    #[serde(flatten)]
+    proved: SliceFigures,
     verify_ms: f64,
-    proof_bytes: usize,
 }
 
 /// One attempt to cheat, and what stopped it.
@@ -58,16 +60,15 @@ struct Attempt {
     error: Option<String>,
 }
 
-/// A proved layer with what a cheater would start from.
+/// A proved block with what a cheater would start from.
 struct Proved {
-    layer: usize,
-    weights: BlockWeights,
+    part: Part,
+    weights: PartWeights,
     columns: WeightColumns,
     published: BlindedColumns,
-    trace: Trace,
+    trace: PartTrace,
     context: Context,
     bytes: Vec<u8>,
-    prove_ms: f64,
 }
 
 /// Everything the demo's steps share.
@@ -86,24 +87,24 @@ struct Stage<'a> {
 pub fn run(session: &Session, arguments: &DemoArgs) -> Result<()> {
     let started = Instant::now();
     let output = &session.output;
-    let choices = Choices {
-        weight_bits: 16,
-        tokens: TOKENS,
-        calibrate: None,
-        headroom_bits: Options::DEFAULT_HEADROOM_BITS,
-    };
-    let prepared = source::prepare(&session.output, None, &choices)?;
-    let ids = source::prompt_ids(&prepared.float, &arguments.prompt, prepared.integers.spec.tokens)?;
-    let plan = &prepared.plan;
-    let layers = prepared.integers.blocks.len();
+    let prepared = source::prepare(&session.output, None, &Choices::new(TOKENS))?;
+    let model = prepared.model();
+    let whole = Whole::new(&model.params.embedding, &model.params.head)?;
+    let prompt = source::prompt_ids(
+        prepared.float.tokenizer()?,
+        &arguments.prompt,
+        whole.tokens() + 1 - whole.positions(),
+    )?;
+    let plan = &prepared.plan.block;
+    let layers = model.layers();
     output.line(format!(
-        "model    bundled glassllm: {layers} blocks, hidden {}, {} weights a block, {} tokens",
+        "model    bundled glassllm: {layers} blocks, hidden {}, vocabulary {}, {} weights a block",
         plan.params.spec.shape.hidden,
+        whole.vocab(),
         grouped(plan.weights),
-        ids.len()
     ))?;
     output.line(format!(
-        "circuit  2^{} rows, {} lanes, degree {}; columns: {} weight, {} cell, {} other",
+        "circuits 2^{} rows; blocks of {} lanes, degree {}; columns: {} weight, {} cell, {} other",
         plan.k,
         plan.lanes,
         plan.degree,
@@ -119,27 +120,86 @@ pub fn run(session: &Session, arguments: &DemoArgs) -> Result<()> {
     let srs = session.cache.insecure_srs(plan.k)?;
     output.line(format!("srs      {} INSECURE: drawn here, for demonstration only", short(&srs.id())))?;
     let setup = Instant::now();
-    let (published, keys) = publish(session, &prepared, &srs, arguments.fresh)?;
-    let verifier_srs = srs.verifier_srs(false)?;
-    let model = published.loaded.model();
+    let (published, kinds) = publish(session, &model, &srs, arguments.fresh)?;
+    let verifier_srs = srs.verifier_srs(true)?;
     let publication = published.range_proofs()?;
     let publication: Vec<&[u8]> = publication.iter().map(Vec::as_slice).collect();
-    let receipt = verify_publication(model, &published.loaded, &verifier_srs, &publication)?;
+    let receipt =
+        verify_publication(published.loaded.model(), &published.loaded, &verifier_srs, &publication)?;
     let setup_ms = milliseconds(setup);
+    let commitments: usize = published.card.slices.iter().map(|slice| slice.weights.len()).sum();
     output.line(format!(
-        "publish  model {}: {layers} x {} commitments, weights in range, {:.1} s",
-        short(&model),
-        plan.columns.weights,
+        "publish  model {}: {} slices, {commitments} commitments, weights in range, {:.1} s",
+        short(&published.loaded.model()),
+        layers + 2,
         setup_ms / 1e3
     ))?;
 
-    let circuit = published.circuit()?;
+    let parts = proving::Folder::new(&session.cache.folder().join("demo.parts"));
+    if parts.root().exists() {
+        parts.clone().remove()?;
+    }
+    parts.create()?;
+    let bar = Bar::new(output, "proving", layers + 3);
+    let decoded = decode::greedy(&model, &whole, &prompt, whole.positions(), &bar)?;
+    let statement = Statement {
+        model: published.loaded.model(),
+        request: ids::fresh_request()?,
+        node: ids::node("demo"),
+        tokens: (prompt.len() + decoded.answer.len() - 1) as u32,
+        answer: Some(Answer {
+            prompt: Some(prompt.clone()),
+            prompt_tokens: prompt.len() as u32,
+            padding: model.padding,
+            tokens: decoded.answer.clone(),
+        }),
+    };
+    let task = Task {
+        published: &published,
+        srs: (&srs, &verifier_srs),
+        folder: &parts,
+        statement: &statement,
+        pass: &decoded.pass,
+        slices: 0..layers + 2,
+        open: &|border| !matches!(border, Border::Stream(_)),
+        jobs: 1,
+    };
+    let figures = proving::prove(session, &task, vec![], &bar, 1)?;
+    drop(bar);
+    let envelopes: Vec<Vec<u8>> =
+        figures.iter().map(|slice| files::read(&slice.file, MAX_PROOF_BYTES)).collect::<Result<_>>()?;
+    let bundle = generate::bundle(&statement, envelopes)?;
+    parts.remove()?;
+
+    let nodes = vec![statement.node; layers + 2];
+    let expectation = BundleExpectation {
+        request: statement.request,
+        model: statement.model,
+        prompt: PromptExpectation::Ids(&prompt),
+        nodes: &nodes,
+        publication: receipt,
+    };
+    let verifying = Instant::now();
+    verify_bundle(&expectation, &published.loaded, &verifier_srs, &bundle)?;
+    let chain_ms = milliseconds(verifying);
+    let text = prepared.float.tokenizer()?.decode(&decoded.answer)?;
+    output.line(format!("prompt   {}", arguments.prompt))?;
+    output.line(format!("answer   {text}"))?;
+    output.line(format!(
+        "verify   bundle of {} proofs, {} bytes: holds, {chain_ms:.1} ms",
+        layers + 2,
+        grouped(bundle.encode().len())
+    ))?;
+    let floats = compare_with_floats(&prepared, &prompt, &decoded.answer)?;
+    output.line(format!("floats   {}", floats.text()))?;
+
+    let block = &kinds[1];
     let backend = Cpu::default();
     let stage = Stage {
         prover: SliceProver::new(
-            &circuit,
-            &keys.slice.0,
-            keys.slice.1.clone(),
+            &block.circuit,
+            &block.slice.0,
+            block.slice.1.clone(),
             &srs,
             &verifier_srs,
             &backend,
@@ -147,51 +207,22 @@ pub fn run(session: &Session, arguments: &DemoArgs) -> Result<()> {
         published: &published,
         srs: &srs,
         verifier_srs: &verifier_srs,
-        usable_rows: keys.slice.1.shape().usable_rows,
+        usable_rows: block.slice.1.shape().usable_rows,
     };
-    let node = ids::node("demo");
-    let request = ids::fresh_request()?;
-    let proved = prove_all(session, &stage, &prepared, &ids, node, request)?;
-
-    let nodes = vec![node; layers];
-    let boundaries = vec![BoundaryExpectation::Hidden; layers + 1];
-    let chain = ChainExpectation {
-        request,
-        model,
-        tokens: ids.len() as u32,
-        nodes: &nodes,
-        boundaries: &boundaries,
-        publication: receipt,
-    };
-    let envelopes: Vec<&[u8]> = proved.iter().map(|p| p.bytes.as_slice()).collect();
-    let verifying = Instant::now();
-    verify_chain(&chain, &published.loaded, &verifier_srs, &envelopes)?;
-    let chain_ms = milliseconds(verifying);
-    let mut blocks = vec![];
-    for one in &proved {
-        let verifying = Instant::now();
-        stage.verify(one, &one.bytes, receipt)?;
-        blocks.push(BlockFigures {
-            layer: one.layer,
-            prove_ms: one.prove_ms,
-            verify_ms: milliseconds(verifying),
-            proof_bytes: one.bytes.len(),
-        });
-    }
-    output.line(format!(
-        "verify   chain of {layers} proofs, {} hidden boundaries: holds, {chain_ms:.1} ms",
-        layers + 1
-    ))?;
-
-    let bar = Bar::new(output, "tampering", 4);
+    let slices = stage.verify_each(figures, &bundle, &whole, &prompt, &statement, receipt)?;
+    let first = stage.proved(0, &decoded, &bundle, &statement)?;
+    let second = stage.proved(1, &decoded, &bundle, &statement)?;
+    let bar = Bar::new(output, "tampering", 5);
     let attempts = vec![
-        stage.tamper_weight(&proved[0], receipt, &bar)?,
-        stage.tamper_activation(&proved[0], receipt, &bar)?,
-        stage.tamper_boundary(&proved, &chain, &bar)?,
-        stage.tamper_byte(&proved[0], receipt)?,
+        stage.tamper_weight(&first, receipt, &bar)?,
+        stage.tamper_activation(&first, receipt, &bar)?,
+        stage.tamper_boundary(&second, &bundle, &expectation, &bar)?,
+        stage.tamper_byte(&first, receipt)?,
+        stage.tamper_token(&bundle, &expectation, whole.vocab()),
     ];
     drop(bar);
-    report(session, &prepared, &blocks, &attempts, chain_ms, setup_ms, milliseconds(started))?;
+    let total_ms = milliseconds(started);
+    report(session, &prepared, &slices, &attempts, &floats, [chain_ms, setup_ms, total_ms], &text)?;
     if let Some(accepted) = attempts.iter().find(|attempt| !attempt.rejected) {
         return Err(Failure::new(
             Kind::Rejected,
@@ -201,17 +232,64 @@ pub fn run(session: &Session, arguments: &DemoArgs) -> Result<()> {
     Ok(())
 }
 
-fn publish(session: &Session, prepared: &Prepared, srs: &Srs, fresh: bool) -> Result<(Published, Keys)> {
+/// How the proved tokens stand to those of the float model.
+#[derive(Debug, Serialize)]
+struct Floats {
+    /// Tokens on which both agree, from the first on.
+    agreeing: usize,
+    /// Tokens in all.
+    tokens: usize,
+    /// By how much the float model prefers its own next token, where they part.
+    logit_gap: Option<f32>,
+}
+
+impl Floats {
+    fn text(&self) -> String {
+        match self.logit_gap {
+            None => format!("the float model generates the same {} tokens", self.tokens),
+            Some(gap) => format!(
+                "the float model generates the same {} tokens, then prefers another by {gap:.4} in logits",
+                self.agreeing
+            ),
+        }
+    }
+}
+
+/// Runs the float model on prompt and answer: greedy tokens are the same as long as their feeds are.
+fn compare_with_floats(prepared: &Prepared, prompt: &[u32], answer: &[u32]) -> Result<Floats> {
+    let ids: Vec<u32> = prompt.iter().chain(answer).copied().collect();
+    let logits = prepared.float.forward(&ids[..ids.len() - 1])?;
+    let vocab = prepared.float.config.vocab;
+    let rows = logits.chunks_exact(vocab).skip(prompt.len() - 1);
+    for (agreeing, (row, &token)) in rows.zip(answer).enumerate() {
+        let best = arg_max(row);
+        if best != token {
+            let logit_gap = Some(row[best as usize] - row[token as usize]);
+            return Ok(Floats { agreeing, tokens: answer.len(), logit_gap });
+        }
+    }
+    Ok(Floats { agreeing: answer.len(), tokens: answer.len(), logit_gap: None })
+}
+
+fn publish(
+    session: &Session,
+    model: &IntegerModel,
+    srs: &Srs,
+    fresh: bool,
+) -> Result<(Published, Vec<KindKeys>)> {
+    let tokenizer = model.tokenizer.as_ref().map(lamina_model::TextTokenizer::to_json).transpose()?;
     let text = CardText {
         name: "glassllm (bundled)".into(),
         publisher: ids::node("demo"),
         source: "bundled with lamina".into(),
-        layers: prepared.integers.blocks.len(),
+        layers: model.layers(),
+        tokenizer: tokenizer.map(|json| publication::tokenizer_digest(json.as_bytes())),
     };
     let folder = Folder::new(&session.cache.folder().join("demo"));
+    let slices = Slices::Whole(model.layers());
+    let task = publication::Task { model, slices, folder: &folder, text: &text, srs, ranges: Ranges::Prove };
     let publish = |existing| {
-        let layers = 0..prepared.integers.blocks.len();
-        publication::publish(session, prepared, layers, &folder, &text, srs, existing)
+        publication::publish(session, &task, existing).map(|(published, kinds, _)| (published, kinds))
     };
     match publish(if fresh { Existing::Replace } else { Existing::Keep }) {
         // What is in the cache is of another version or string: it is the demo's own, so it may go.
@@ -220,50 +298,6 @@ fn publish(session: &Session, prepared: &Prepared, srs: &Srs, fresh: bool) -> Re
         }
         other => other,
     }
-}
-
-fn prove_all(
-    session: &Session,
-    stage: &Stage<'_>,
-    prepared: &Prepared,
-    ids: &[u32],
-    node: NodeId,
-    request: RequestId,
-) -> Result<Vec<Proved>> {
-    let layout = stage.prover.layout().clone();
-    let spec = &layout.spec;
-    let mut x = prepared.integers.embed(ids)?;
-    let mut input = Boundary::hide(stage.srs, &layout, stage.usable_rows, &x)?;
-    let layers = stage.published.layers();
-    let bar = Bar::new(&session.output, "proving", layers.len());
-    let mut proved = vec![];
-    for layer in layers {
-        bar.begin(layer, format!("block {layer}"))?;
-        let weights = stage.published.weights(layer)?;
-        let (columns, published) = stage.published.slice(&layout, layer, &weights)?;
-        let started = Instant::now();
-        let trace = source::run_layer(spec, &weights, layer, &x)?;
-        let next = Boundary::hide(stage.srs, &layout, stage.usable_rows, &trace.output.q)?;
-        let context = Context {
-            request,
-            node,
-            model: stage.published.loaded.model(),
-            slice: layer as u32,
-            tokens: ids.len() as u32,
-        };
-        let envelope = stage.prover.prove(context, &columns, &published, &trace, &input, &next, &bar)?;
-        let prove_ms = milliseconds(started);
-        x.clone_from(&trace.output.q);
-        input = next;
-        session.output.line(format!(
-            "prove    block {layer}: {:.2} s, {} bytes",
-            prove_ms / 1e3,
-            grouped(envelope.bytes.len())
-        ))?;
-        let bytes = envelope.bytes;
-        proved.push(Proved { layer, weights, columns, published, trace, context, bytes, prove_ms });
-    }
-    Ok(proved)
 }
 
 /// What a verifier or the prover's own check says to an attempt.
@@ -277,25 +311,95 @@ fn attempt(
 }
 
 impl Stage<'_> {
+    /// Block `layer` with its proof out of the bundle.
+    fn proved(
+        &self,
+        layer: usize,
+        decoded: &Decoded,
+        bundle: &Bundle,
+        statement: &Statement,
+    ) -> Result<Proved> {
+        let (part, slice) = (Part::Layer(layer), layer as u32 + 1);
+        let weights = self.published.weights(part)?;
+        let (columns, published) = self.published.slice(self.prover.circuit(), slice, part, &weights)?;
+        let trace = self.run(part, &weights, &decoded.streams[layer])?;
+        let context = Context {
+            request: statement.request,
+            node: statement.node,
+            model: statement.model,
+            slice,
+            tokens: statement.tokens,
+        };
+        let bytes = bundle.slices[slice as usize].clone();
+        Ok(Proved { part, weights, columns, published, trace, context, bytes })
+    }
+
+    fn run(&self, part: Part, weights: &PartWeights, x: &[i32]) -> Result<PartTrace> {
+        engine::run(&self.published.params(part), weights, part, &engine::Pass::default(), x)
+    }
+
+    /// Fresh hidden boundaries on both sides of a block.
+    fn hide(&self, trace: &PartTrace) -> Result<[Boundary; 2]> {
+        let borders = trace.borders(self.prover.circuit());
+        let [before, after] =
+            borders.ok_or_else(|| Failure::new(Kind::Input, "not the values of a block"))?;
+        Ok([
+            Boundary::hide(self.srs, self.usable_rows, before)?,
+            Boundary::hide(self.srs, self.usable_rows, after)?,
+        ])
+    }
+
+    /// Verifies every slice of the bundle by itself.
+    fn verify_each(
+        &self,
+        figures: Vec<SliceFigures>,
+        bundle: &Bundle,
+        whole: &Whole,
+        prompt: &[u32],
+        statement: &Statement,
+        publication: PublicationReceipt,
+    ) -> Result<Vec<Figures>> {
+        let input = whole.input(&whole.ids(prompt, &bundle.answer, bundle.padding));
+        let output = whole.output(prompt.len(), &bundle.answer);
+        let last = bundle.slices.len() as u32 - 1;
+        let side = |end: bool, values| match end {
+            true => BoundaryExpectation::Open(values),
+            false => BoundaryExpectation::Hidden,
+        };
+        let verify = |proved: SliceFigures| {
+            let slice = proved.slice;
+            let (request, node, model, tokens) =
+                (statement.request, statement.node, statement.model, statement.tokens);
+            let expectation = Expectation {
+                context: Context { request, node, model, slice, tokens },
+                input: side(slice == 0, &input as &OpenBoundary),
+                output: side(slice == last, &output),
+                publication,
+            };
+            let verifying = Instant::now();
+            let envelope = &bundle.slices[slice as usize];
+            verify_slice(&expectation, &self.published.loaded, self.verifier_srs, envelope)?;
+            Ok(Figures { proved, verify_ms: milliseconds(verifying) })
+        };
+        figures.into_iter().map(verify).collect()
+    }
+
     /// Verifies an envelope on the occasion of `one`, any hidden boundaries.
-    fn verify(&self, one: &Proved, bytes: &[u8], publication: PublicationReceipt) -> Result<()> {
+    fn verdict(
+        &self,
+        one: &Proved,
+        bytes: &[u8],
+        publication: PublicationReceipt,
+    ) -> std::result::Result<(), String> {
         let expectation = Expectation {
             context: one.context,
             input: BoundaryExpectation::Hidden,
             output: BoundaryExpectation::Hidden,
             publication,
         };
-        verify_slice(&expectation, &self.published.loaded, self.verifier_srs, bytes)?;
-        Ok(())
-    }
-
-    fn verdict(
-        &self,
-        one: &Proved,
-        bytes: &[u8],
-        receipt: PublicationReceipt,
-    ) -> std::result::Result<(), String> {
-        self.verify(one, bytes, receipt).map_err(|failure| failure.message())
+        verify_slice(&expectation, &self.published.loaded, self.verifier_srs, bytes)
+            .map(|_| ())
+            .map_err(|error| Failure::from(error).message())
     }
 
     /// A node computes with one weight changed, commits to its own weights and proves that honestly. Its halo2
@@ -306,20 +410,22 @@ impl Stage<'_> {
         receipt: PublicationReceipt,
         progress: &dyn Progress,
     ) -> Result<Attempt> {
-        let layout = self.prover.layout();
-        let mut weights = one.weights.clone();
+        let PartWeights::Block(mut weights) = one.weights.clone() else {
+            return Err(Failure::new(Kind::Input, "not the weights of a block"));
+        };
         let down = Arc::make_mut(&mut weights.down.data);
         let old = down[0];
         down[0] = if old > 0 { old - 1 } else { old + 1 };
-        let columns = engine::weight_columns(layout, &weights);
+        let weights = PartWeights::Block(weights);
+        let columns = engine::weight_columns(self.prover.circuit(), &weights)
+            .ok_or_else(|| Failure::new(Kind::Input, "not the weights of a block"))?;
         let own = engine::commit_weights(self.srs, self.usable_rows, &columns)?;
-        let trace = source::run_layer(&layout.spec, &weights, one.layer, &one.trace.x)?;
-        let input = Boundary::hide(self.srs, layout, self.usable_rows, &trace.x)?;
-        let output = Boundary::hide(self.srs, layout, self.usable_rows, &trace.output.q)?;
+        let trace = self.run(one.part, &weights, &x_of(&one.trace))?;
+        let [input, output] = self.hide(&trace)?;
         let forged = self.prover.prove(one.context, &columns, &own, &trace, &input, &output, progress)?;
         Ok(attempt(
             "weight",
-            format!("block {}: one weight of `down` moved by 1, proved anew", one.layer),
+            format!("{}: one weight of `down` moved by 1, proved anew", one.part),
             "verifier",
             self.verdict(one, &forged.bytes, receipt),
         ))
@@ -332,12 +438,14 @@ impl Stage<'_> {
         receipt: PublicationReceipt,
         progress: &dyn Progress,
     ) -> Result<Attempt> {
-        let layout = self.prover.layout();
-        let mut trace = one.trace.clone();
+        let PartTrace::Block(honest) = &one.trace else {
+            return Err(Failure::new(Kind::Input, "not the values of a block"));
+        };
+        let mut trace = honest.clone();
         trace.output.q[0] += 1;
-        let input = Boundary::hide(self.srs, layout, self.usable_rows, &trace.x)?;
-        let output = Boundary::hide(self.srs, layout, self.usable_rows, &trace.output.q)?;
-        let how = format!("block {}: one output activation moved by 1", one.layer);
+        let trace = PartTrace::Block(trace);
+        let [input, output] = self.hide(&trace)?;
+        let how = format!("{}: one output activation moved by 1", one.part);
         let proved =
             self.prover.prove(one.context, &one.columns, &one.published, &trace, &input, &output, progress);
         match proved {
@@ -369,17 +477,15 @@ impl Stage<'_> {
     /// Two nodes disagree: block 1 is proved, honestly, on an input that block 0 did not produce.
     fn tamper_boundary(
         &self,
-        proved: &[Proved],
-        chain: &ChainExpectation<'_>,
+        one: &Proved,
+        bundle: &Bundle,
+        expectation: &BundleExpectation<'_>,
         progress: &dyn Progress,
     ) -> Result<Attempt> {
-        let layout = self.prover.layout();
-        let one = &proved[1];
-        let mut x = one.trace.x.clone();
+        let mut x = x_of(&one.trace);
         x[0] += 1;
-        let trace = source::run_layer(&layout.spec, &one.weights, one.layer, &x)?;
-        let input = Boundary::hide(self.srs, layout, self.usable_rows, &x)?;
-        let output = Boundary::hide(self.srs, layout, self.usable_rows, &trace.output.q)?;
+        let trace = self.run(one.part, &one.weights, &x)?;
+        let [input, output] = self.hide(&trace)?;
         let forged = self.prover.prove(
             one.context,
             &one.columns,
@@ -390,16 +496,16 @@ impl Stage<'_> {
             progress,
         )?;
         // The proof by itself is sound: only the chain can tell.
-        self.verify(one, &forged.bytes, chain.publication)
+        self.verdict(one, &forged.bytes, expectation.publication)
+            .map_err(|error| Failure::new(Kind::Rejected, error))
             .context("the proof of another input should hold by itself")?;
-        let mut envelopes: Vec<&[u8]> = proved.iter().map(|p| p.bytes.as_slice()).collect();
-        envelopes[1] = &forged.bytes;
-        let verdict = verify_chain(chain, &self.published.loaded, self.verifier_srs, &envelopes);
+        let mut bundle = bundle.clone();
+        bundle.slices[one.context.slice as usize] = forged.bytes;
         Ok(attempt(
             "boundary",
-            "block 1 proved on an input that block 0 did not produce".into(),
-            "chain",
-            verdict.map(|_| ()).map_err(|error| error.to_string()),
+            format!("{} proved on an input that the one before did not produce", one.part),
+            "bundle",
+            self.verdict_on(&bundle, expectation),
         ))
     }
 
@@ -417,6 +523,34 @@ impl Stage<'_> {
             self.verdict(one, &bytes, receipt),
         ))
     }
+
+    /// Another last token is claimed under the honest proofs.
+    fn tamper_token(&self, bundle: &Bundle, expectation: &BundleExpectation<'_>, vocab: usize) -> Attempt {
+        let mut bundle = bundle.clone();
+        if let Some(token) = bundle.answer.last_mut() {
+            *token = (*token + 1) % vocab as u32;
+        }
+        let how = "another last token claimed under the honest proofs".into();
+        attempt("token", how, "bundle", self.verdict_on(&bundle, expectation))
+    }
+
+    fn verdict_on(
+        &self,
+        bundle: &Bundle,
+        expectation: &BundleExpectation<'_>,
+    ) -> std::result::Result<(), String> {
+        verify_bundle(expectation, &self.published.loaded, self.verifier_srs, bundle)
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+    }
+}
+
+/// The activations that enter a block.
+fn x_of(trace: &PartTrace) -> Vec<i32> {
+    match trace {
+        PartTrace::Block(trace) => trace.x.clone(),
+        _ => vec![],
+    }
 }
 
 fn short(id: &impl std::fmt::Display) -> String {
@@ -426,11 +560,11 @@ fn short(id: &impl std::fmt::Display) -> String {
 fn report(
     session: &Session,
     prepared: &Prepared,
-    blocks: &[BlockFigures],
+    slices: &[Figures],
     attempts: &[Attempt],
-    chain_ms: f64,
-    setup_ms: f64,
-    total_ms: f64,
+    floats: &Floats,
+    [chain_ms, setup_ms, total_ms]: [f64; 3],
+    answer: &str,
 ) -> Result<()> {
     let output = &session.output;
     for one in attempts {
@@ -442,35 +576,27 @@ fn report(
         ))?;
         output.line(format!("         {:<11}{}", "", one.how))?;
     }
-    let mut rows = vec![["block", "prove ms", "verify ms", "proof bytes"].map(String::from).to_vec()];
-    rows.extend(blocks.iter().map(|b| {
+    let mut rows = vec![["slice", "prove ms", "verify ms", "proof bytes"].map(String::from).to_vec()];
+    rows.extend(slices.iter().map(|s| {
         vec![
-            b.layer.to_string(),
-            format!("{:.0}", b.prove_ms),
-            format!("{:.1}", b.verify_ms),
-            grouped(b.proof_bytes),
+            s.proved.part.to_string(),
+            format!("{:.0}", s.proved.prove_ms.unwrap_or_default()),
+            format!("{:.1}", s.verify_ms),
+            grouped(s.proved.proof_bytes),
         ]
     }));
-    let sum = |f: fn(&BlockFigures) -> f64| blocks.iter().map(f).sum::<f64>();
-    let bytes: usize = blocks.iter().map(|b| b.proof_bytes).sum();
-    rows.push(vec![
-        "total".into(),
-        format!("{:.0}", sum(|b| b.prove_ms)),
-        format!("{:.1}", sum(|b| b.verify_ms)),
-        grouped(bytes),
-    ]);
+    let prove_ms: f64 = slices.iter().filter_map(|s| s.proved.prove_ms).sum();
+    let verify_ms: f64 = slices.iter().map(|s| s.verify_ms).sum();
+    let bytes: usize = slices.iter().map(|s| s.proved.proof_bytes).sum();
+    rows.push(vec!["total".into(), format!("{prove_ms:.0}"), format!("{verify_ms:.1}"), grouped(bytes)]);
     output.line("")?;
     for line in table(&rows) {
         output.line(line)?;
     }
-    let plan = &prepared.plan;
-    let c = &plan.columns;
-    let columns =
-        c.weights + c.boundary + c.cells + c.multiplicities + c.accumulators + c.helpers + c.permutation;
+    let plan = &prepared.plan.block;
     output.line(format!(
-        "k {}, {columns} columns ({} of weights), {} lanes, {} weights a block; {} in {:.1} s",
+        "k {}, {} lanes, {} weights a block; {} in {:.1} s",
         plan.k,
-        c.weights,
         plan.lanes,
         grouped(plan.weights),
         if attempts.iter().all(|a| a.rejected) { "all forgeries rejected" } else { "A FORGERY PASSED" },
@@ -479,15 +605,14 @@ fn report(
     output.value(&json!({
         "model": "glassllm (bundled)",
         "insecure_srs": true,
-        "k": plan.k,
-        "lanes": plan.lanes,
-        "columns": plan.columns,
-        "weights": plan.weights,
+        "plan": prepared.plan,
         "tokens": plan.params.spec.tokens,
-        "blocks": blocks,
-        "prove_ms": sum(|b| b.prove_ms),
-        "verify_ms": sum(|b| b.verify_ms),
-        "chain_verify_ms": chain_ms,
+        "answer": answer,
+        "floats": floats,
+        "slices": slices,
+        "prove_ms": prove_ms,
+        "verify_ms": verify_ms,
+        "bundle_verify_ms": chain_ms,
         "proof_bytes": bytes,
         "publish_ms": setup_ms,
         "total_ms": total_ms,

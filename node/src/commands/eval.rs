@@ -77,7 +77,7 @@ pub fn run(session: &Session, arguments: &EvalArgs) -> Result<()> {
     output.line(worst(&report))?;
     output.line(provable(&report))?;
     for overflow in report.overflows.iter().take(8) {
-        output.line(format!("  window {}, layer {}, {}", overflow.window, overflow.layer, overflow.what))?;
+        output.line(format!("  window {}, {}, {}", overflow.window, overflow.part, overflow.what))?;
     }
     output.line("")?;
     sites(&report).into_iter().try_for_each(|line| output.line(line))?;

@@ -1,8 +1,10 @@
 //! One module per command.
 
 mod bench;
+mod bench_model;
 mod demo;
 mod eval;
+mod generate;
 mod inspect;
 mod plan;
 mod prove;
@@ -22,6 +24,8 @@ pub fn run(session: &Session, command: &Command) -> Result<()> {
         Command::Plan(arguments) => plan::run(session, arguments),
         Command::Eval(arguments) => eval::run(session, arguments),
         Command::Publish(arguments) => publish::run(session, arguments),
+        Command::Generate(arguments) => generate::run(session, arguments),
+        Command::Join(arguments) => generate::join::run(session, arguments),
         Command::Prove(arguments) => prove::run(session, arguments),
         Command::Verify(arguments) => verify::run(session, arguments),
         Command::Inspect(arguments) => inspect::run(session, arguments),

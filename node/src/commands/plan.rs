@@ -4,7 +4,7 @@ use crate::{
     Session,
     cli::{ModelArgs, PlanArgs},
     failure::Result,
-    output::{grouped, table},
+    output::table,
     source::{self, Choices},
 };
 
@@ -14,6 +14,7 @@ impl ModelArgs {
         Choices {
             weight_bits: self.weight_bits,
             tokens: self.tokens,
+            answer: self.answer,
             calibrate: self.calibrate.as_deref(),
             headroom_bits: self.headroom,
         }
@@ -30,16 +31,9 @@ pub fn run(session: &Session, arguments: &PlanArgs) -> Result<()> {
         source::prepare(&session.output, arguments.model.model.as_deref(), &arguments.model.choices())?;
     let plan = &prepared.plan;
     let mut value = serde_json::to_value(plan)?;
-    value["layers"] = prepared.integers.blocks.len().into();
     value["headroom"] = serde_json::to_value(&prepared.integers.headroom)?;
     output.value(&value)?;
     output.line(plan.to_string())?;
-    output.line(format!(
-        "model     {} layers, {} weights in blocks, {} KiB of proofs a pass",
-        prepared.integers.blocks.len(),
-        grouped(plan.weights * prepared.integers.blocks.len()),
-        grouped(plan.proof_bytes * prepared.integers.blocks.len() / 1024),
-    ))?;
     let mut rows = vec![["site", "largest", "limit", "room, bits"].map(String::from).to_vec()];
     rows.extend(prepared.integers.headroom.iter().map(|site| {
         vec![

@@ -2,13 +2,15 @@
 
 use std::{collections::BTreeMap, path::Path, time::Instant};
 
-use lamina_circuits::block::BlockCircuit;
+use lamina_circuits::{model::ModelCircuit, slice::SliceCircuit};
+use lamina_prover::publish::BlindedColumns;
 use lamina_verifier::{
     boundary::{BoundaryKind, OpenBoundary},
+    bundle::{self, Bundle, BundleExpectation, Prompt, PromptExpectation, Whole, verify_bundle},
     card::InsecureSrs,
     context::Context,
     envelope::Envelope,
-    hash::ModelId,
+    hash::{ModelId, NodeId},
     srs::VerifierSrs,
     verify::{
         BoundaryExpectation, ChainError, ChainExpectation, Expectation, PublicationReceipt, SliceError,
@@ -20,12 +22,12 @@ use serde_json::json;
 use crate::{
     Session,
     cli::VerifyArgs,
-    commands::prove::OpenBoundaryFile,
-    engine::{self, BlockCard, LoadedCard, milliseconds},
+    engine::{self, CardFile, LoadedCard, milliseconds},
     failure::{Classify, Failure, Kind, Result},
     files, ids,
     progress::Bar,
-    publication::{self, Folder, MAX_PROOF_BYTES},
+    proving::OpenBoundaryFile,
+    publication::{self, Folder, MAX_BUNDLE_BYTES, MAX_PROOF_BYTES},
 };
 
 /// An envelope with what it says of itself.
@@ -58,18 +60,22 @@ pub fn run(session: &Session, arguments: &VerifyArgs) -> Result<()> {
         check_key(session, &card, &loaded)?;
     }
 
+    if let [path] = &arguments.files[..]
+        && files::read(path, MAX_BUNDLE_BYTES)?.starts_with(bundle::MAGIC)
+    {
+        return run_bundle(session, arguments, &loaded, path);
+    }
+    if arguments.prompt.is_some() {
+        return Err(Failure::new(Kind::Usage, "--prompt is of use with a bundle only"));
+    }
     let mut presented = vec![];
-    for path in &arguments.envelopes {
+    for path in &arguments.files {
         presented.push(present(path, &loaded)?);
     }
     presented.sort_by_key(|one| one.claimed.slice);
     let open = presented.iter().any(|one| [one.input, one.output].contains(&BoundaryKind::Open));
     let folder = Folder::of_card(&arguments.card);
-    let srs = match &arguments.srs {
-        Some(path) => publication::read_srs(path)?,
-        None => publication::read_srs(&folder.srs(open))
-            .context("the verifier's reference string, published beside the card; see --srs")?,
-    };
+    let srs = reference_string(arguments, &folder, open)?;
     let receipt = receipt(arguments, &folder, &loaded, &srs)?;
 
     let first = read_boundary(arguments.input.as_deref())?;
@@ -78,6 +84,134 @@ pub fn run(session: &Session, arguments: &VerifyArgs) -> Result<()> {
     let verdicts = check(arguments, &loaded, &srs, receipt, &presented, first.as_ref(), last.as_ref())?;
     let verify_ms = milliseconds(started);
     report(session, arguments, &loaded, &presented, &verdicts, verify_ms)
+}
+
+fn reference_string(arguments: &VerifyArgs, folder: &Folder, whole: bool) -> Result<VerifierSrs> {
+    match &arguments.srs {
+        Some(path) => publication::read_srs(path),
+        None => publication::read_srs(&folder.srs(whole))
+            .context("the verifier's reference string, published beside the card; see --srs"),
+    }
+}
+
+/// Verifies a bundle and prints what it proves.
+fn run_bundle(session: &Session, arguments: &VerifyArgs, card: &LoadedCard, path: &Path) -> Result<()> {
+    for (given, name) in [
+        (arguments.tokens.is_some(), "--tokens"),
+        (arguments.input.is_some(), "--input"),
+        (arguments.output.is_some(), "--output"),
+    ] {
+        if given {
+            return Err(Failure::new(
+                Kind::Usage,
+                format_args!("{name} is of no use with a bundle: it holds its tokens; see --prompt"),
+            ));
+        }
+    }
+    let whole = Whole::of(card)?;
+    let bundle = Bundle::decode(&files::read(path, MAX_BUNDLE_BYTES)?).context(path.display())?;
+    let folder = Folder::of_card(&arguments.card);
+    let srs = reference_string(arguments, &folder, true)?;
+    let receipt = receipt(arguments, &folder, card, &srs)?;
+    let tokenizer = match publication::read_tokenizer(&folder, card, whole.vocab()) {
+        Ok(tokenizer) => Some(tokenizer),
+        // Without a prompt to encode, ids will do.
+        Err(failure) if arguments.prompt.is_none() && failure.kind != Kind::Rejected => None,
+        Err(failure) => return Err(failure),
+    };
+    let prompt = match (&arguments.prompt, &tokenizer) {
+        (Some(text), Some(tokenizer)) => Some(tokenizer.encode(text)?),
+        _ => None,
+    };
+    let opening = match &arguments.opening {
+        Some(path) => Some(BlindedColumns::load(path).context(path.display())?),
+        None => None,
+    };
+    let expected = match (&prompt, &opening) {
+        (Some(ids), Some(opening)) => PromptExpectation::Opening { ids, tails: opening.tails() },
+        (Some(ids), None) => PromptExpectation::Ids(ids),
+        (None, _) => PromptExpectation::Claimed,
+    };
+    let mut nodes = vec![];
+    for envelope in &bundle.slices {
+        let claimed = lamina_verifier::envelope::Claims::peek(envelope).context(path.display())?.context.node;
+        nodes.push(arguments.node.as_deref().map_or(claimed, ids::node));
+    }
+    // A bundle with too few or too many slices is refused for that, not for its nodes.
+    nodes.resize(card.slice_count(), arguments.node.as_deref().map_or(NodeId::default(), ids::node));
+    let expectation = BundleExpectation {
+        request: arguments.request.as_deref().map_or(bundle.request, ids::request),
+        model: card.model(),
+        prompt: expected,
+        nodes: &nodes,
+        publication: receipt,
+    };
+    let started = Instant::now();
+    let verdicts = verify_bundle(&expectation, card, &srs, &bundle).context(path.display())?;
+    let verify_ms = milliseconds(started);
+
+    let output = &session.output;
+    let text = |ids: &[u32]| -> Result<String> {
+        match &tokenizer {
+            Some(tokenizer) => Ok(tokenizer.decode(ids)?),
+            None => Ok(format!("token ids {ids:?}")),
+        }
+    };
+    let (shown, source) = match (&bundle.prompt, &arguments.prompt) {
+        (_, Some(text)) => (text.clone(), "as expected"),
+        (Prompt::Open(ids), None) => (text(ids)?, "the bundle's: compare it with what you asked"),
+        (Prompt::Hidden(_), None) => (
+            "hidden".into(),
+            "HIDDEN: without its opening nobody can tell what the answer answers; see --opening",
+        ),
+    };
+    let answer = text(&bundle.answer)?;
+    let given = |given: bool| if given { "as expected" } else { "as claimed by the bundle" };
+    output.line(format!("prompt    {shown} ({source})"))?;
+    output.line(format!("answer    {answer}"))?;
+    output.line(format!("model     {} ({})", card.model(), source_of_model(arguments.model.is_some())))?;
+    output.line(format!("request   {} ({})", bundle.request, given(arguments.request.is_some())))?;
+    let distinct: std::collections::BTreeSet<_> = nodes.iter().map(ToString::to_string).collect();
+    for node in &distinct {
+        output.line(format!("node      {node} ({})", given(arguments.node.is_some())))?;
+    }
+    let verified = verdicts.iter().all(|verdict| verdict.publication_verified);
+    output.line(format!(
+        "weights   {}",
+        if verified { "in range, proved" } else { "in range on the publisher's word only" }
+    ))?;
+    let insecure = verdicts.iter().any(|verdict| verdict.insecure_srs);
+    if insecure {
+        output.line("srs       INSECURE development string: this bundle proves nothing to anyone else")?;
+    }
+    output.line(format!(
+        "verified  {} tokens, the greedy continuation; all {} slices, {verify_ms:.1} ms",
+        bundle.answer.len(),
+        verdicts.len()
+    ))?;
+    output.value(&json!({
+        "verified": true,
+        "bundle": path,
+        "model": card.model(),
+        "request": bundle.request,
+        "prompt": match &bundle.prompt { Prompt::Open(ids) => json!(ids), Prompt::Hidden(_) => json!("hidden") },
+        "prompt_tokens": bundle.prompt.tokens(),
+        "prompt_opened": opening.is_some(),
+        "answer": bundle.answer,
+        "answer_text": answer,
+        "nodes": distinct,
+        "expected": {
+            "model": arguments.model.is_some(),
+            "request": arguments.request.is_some(),
+            "node": arguments.node.is_some(),
+            "prompt": arguments.prompt.is_some(),
+        },
+        "slices": verdicts.len(),
+        "publication_verified": verified,
+        "insecure_srs": insecure,
+        "key_checked": arguments.check_key,
+        "verify_ms": verify_ms,
+    }))
 }
 
 fn explain_insecure(failure: Failure) -> Failure {
@@ -135,15 +269,15 @@ fn receipt(
     verify_publication(model, card, srs, &proofs).context("publication")
 }
 
-fn check_key(session: &Session, card: &BlockCard, loaded: &LoadedCard) -> Result<()> {
+fn check_key(session: &Session, card: &CardFile, loaded: &LoadedCard) -> Result<()> {
     let bar = Bar::new(&session.output, "key", 1);
     bar.begin(0, "computing the verifying keys")?;
     for (kind, entry) in card.kinds.iter().enumerate() {
-        let circuit = BlockCircuit::new(&entry.slice.params)?;
-        let srs = session.cache.srs(loaded.srs().id, circuit.params.k)?;
+        let circuit = ModelCircuit::new(&entry.slice.params)?;
+        let srs = session.cache.srs(loaded.srs().id, ModelCircuit::log_n(&entry.slice.params))?;
         let params = srs.params();
         let slice = lamina_prover::ProvingKey::generate(&params, &circuit)?;
-        let range = engine::range_circuit(&circuit.params, &circuit.layout);
+        let range = engine::range_circuit(&circuit);
         let range = lamina_prover::ProvingKey::generate(&params, &range)?;
         for (part, key, expected) in
             [("slice", slice, entry.slice.key_digest), ("range", range, entry.range.key_digest)]

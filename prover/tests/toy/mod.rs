@@ -345,6 +345,7 @@ pub fn world() -> &'static World {
             publisher: NodeId(digest(9)),
             architecture: Architecture { family: "toy".into(), source: "none".into(), layers: 2 },
             quantisation: Quantisation { weight_bits: 3, activation_bits: 16, scheme: "none".into() },
+            tokenizer: None,
             srs: SrsReference { id: srs.id(), insecure: true },
             kinds: vec![KindEntry {
                 name: "toy".into(),

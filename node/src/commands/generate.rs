@@ -1,0 +1,440 @@
+//! `lamina generate`: continue a prompt, and prove the answer as a bundle.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use lamina_circuits::model::Part;
+use lamina_model::{TextTokenizer, error::TokenizerError};
+use lamina_verifier::bundle::{Bundle, Prompt, Whole};
+use serde_json::json;
+
+use crate::{
+    Session,
+    cli::{GenerateArgs, LayerRange},
+    decode::{self, Decoded},
+    failure::{Failure, Kind, Result},
+    files::{self, Access, Existing},
+    ids,
+    output::grouped,
+    progress::Bar,
+    proving::{self, Answer, Border, Folder, SliceFigures, Statement, Task},
+    publication::{MAX_PROOF_BYTES, Published},
+    source::{self, Choices},
+};
+
+/// Runs the command.
+///
+/// # Errors
+/// The prompt does not fit, a value leaves its range, files are in the way, or the user stopped it.
+pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
+    if !arguments.prove {
+        return continue_text(session, arguments);
+    }
+    let published = published(arguments)?;
+    if let Some(path) = &arguments.model {
+        published.check_model(path)?;
+    }
+    let whole = Whole::of(&published.loaded)?;
+    let parts = published.slices().parts();
+    let out = arguments
+        .out
+        .as_deref()
+        .ok_or_else(|| Failure::new(Kind::Usage, "--prove needs --out BUNDLE: where the bundle goes"))?;
+    let slices = match arguments.slices {
+        None => 0..parts.len(),
+        Some(range) => range.of(parts.len()).ok_or_else(|| {
+            Failure::new(
+                Kind::Input,
+                format_args!("--slices {range}: the model has slices 0..{}", parts.len()),
+            )
+        })?,
+    };
+    let all = arguments.slices.is_none();
+    if all {
+        files::check_free(out, session.existing)?;
+    }
+    let tokenizer = published.tokenizer()?;
+    let most = most_tokens(arguments.max_tokens, &whole)?;
+    let prompt = source::prompt_ids(&tokenizer, &arguments.prompt, whole.tokens() + 1 - most)?;
+
+    let folder = Folder::new(&parts_folder(out));
+    folder.create()?;
+    let bar = Bar::new(&session.output, "generating", slices.len() + 2);
+    bar.begin(0, "reference string")?;
+    let srs = published.srs(session)?;
+    let verifier_srs = srs.verifier_srs(true)?;
+    let Decoded { answer, pass, streams, .. } =
+        decode::greedy(&published.model()?, &whole, &prompt, most, &bar)?;
+
+    let before = if session.existing == Existing::Keep { folder.read_statement()? } else { None };
+    let request = match (&arguments.request, &before) {
+        (Some(text), _) => ids::request(text),
+        (None, Some(before)) => before.request,
+        (None, None) => ids::fresh_request()?,
+    };
+    let statement = Statement {
+        model: published.loaded.model(),
+        request,
+        node: ids::node(&arguments.node),
+        tokens: (prompt.len() + answer.len() - 1) as u32,
+        answer: Some(Answer {
+            prompt: (!arguments.hide_prompt).then(|| prompt.clone()),
+            prompt_tokens: prompt.len() as u32,
+            padding: published.padding(),
+            tokens: answer.clone(),
+        }),
+    };
+    folder.agree(&statement, session.existing)?;
+    if let Some(from) = &arguments.receive {
+        let first = parts.get(slices.start).copied().unwrap_or(Part::Embedding);
+        folder.receive(from, Border::before(first, published.slices().layers().end))?;
+    }
+    let open = |border| match border {
+        Border::Ids => !arguments.hide_prompt,
+        Border::Tokens => true,
+        Border::Stream(_) => false,
+    };
+    let task = Task {
+        published: &published,
+        srs: (&srs, &verifier_srs),
+        folder: &folder,
+        statement: &statement,
+        pass: &pass,
+        slices: slices.clone(),
+        open: &open,
+        jobs: 1,
+    };
+    // The stream that enters slice `i` leaves slice `i - 1`.
+    let x = slices.start.checked_sub(1).and_then(|before| streams.get(before).cloned()).unwrap_or_default();
+    let figures = proving::prove(session, &task, x, &bar, 2)?;
+    drop(bar);
+
+    let text = tokenizer.decode(&answer)?;
+    session.output.line(format!("prompt    {}", arguments.prompt))?;
+    session.output.line(format!("answer    {text}"))?;
+    session.output.line(format!("request   {request}"))?;
+    let bundle = if all { Some(assemble(session, &statement, &figures, out)?) } else { None };
+    match &bundle {
+        Some(bytes) => {
+            session.output.line(format!("bundle    {}, {} bytes", out.display(), grouped(*bytes)))?
+        }
+        None => session.output.line(format!(
+            "parts     slices {}..{} of {} in {}; `lamina join` makes the bundle",
+            slices.start,
+            slices.end,
+            parts.len(),
+            folder.root().display()
+        ))?,
+    }
+    session.output.value(&json!({
+        "statement": statement,
+        "answer_text": text,
+        "slices": figures,
+        "bundle": bundle.map(|_| out),
+        "bundle_bytes": bundle,
+        "parts": bundle.is_none().then(|| folder.root()),
+        "insecure_srs": published.card.srs.insecure,
+    }))?;
+    if bundle.is_some() {
+        if arguments.hide_prompt {
+            // The opening is the client's: the rest of the secrets has served.
+            keep_opening(&folder, out, session.existing)?;
+        }
+        folder.remove()?;
+    }
+    Ok(())
+}
+
+/// Where the parts of a bundle stand until it is whole.
+fn parts_folder(bundle: &Path) -> PathBuf {
+    beside(bundle, ".parts")
+}
+
+/// The opening of a bundle's hidden prompt.
+fn opening_file(bundle: &Path) -> PathBuf {
+    beside(bundle, ".opening")
+}
+
+/// What proving a bundle took: `lamina inspect --html` draws it.
+pub fn figures_file(bundle: &Path) -> PathBuf {
+    beside(bundle, ".figures.json")
+}
+
+fn beside(bundle: &Path, suffix: &str) -> PathBuf {
+    let mut name = bundle.file_name().unwrap_or_default().to_os_string();
+    name.push(suffix);
+    bundle.with_file_name(name)
+}
+
+fn keep_opening(folder: &Folder, bundle: &Path, existing: Existing) -> Result<()> {
+    let bytes = files::read(&folder.tails(Border::Ids), 1 << 30)?;
+    files::write(&opening_file(bundle), &bytes, Access::Secret, existing)
+}
+
+/// The publication: the one that is named, or `NAME.lamina` here.
+fn published(arguments: &GenerateArgs) -> Result<Published> {
+    if let Some(path) = &arguments.published {
+        return Published::load(path);
+    }
+    let Some(model) = &arguments.model else {
+        return Err(Failure::new(Kind::Usage, "say which model with --published DIR or --model FILE"));
+    };
+    let folder = source::publication_folder(model);
+    if !folder.exists() {
+        return Err(Failure::new(
+            Kind::Files,
+            format_args!(
+                "proofs need a published model, and there is no {}: run `lamina publish --model {}`, or name a \
+                 publication with --published",
+                folder.display(),
+                model.display()
+            ),
+        ));
+    }
+    Published::load(&folder)
+}
+
+fn most_tokens(asked: Option<usize>, whole: &Whole) -> Result<usize> {
+    let limit = whole.positions();
+    match asked {
+        Some(asked) if asked > limit => Err(Failure::new(
+            Kind::Input,
+            format_args!(
+                "--max-tokens {asked}: the published head proves {limit} tokens; publish with --answer {asked}"
+            ),
+        )),
+        Some(asked) => Ok(asked),
+        None => Ok(limit),
+    }
+}
+
+/// Writes the bundle of finished slices.
+fn assemble(session: &Session, statement: &Statement, figures: &[SliceFigures], out: &Path) -> Result<usize> {
+    let proofs = figures.iter().map(|slice| files::read(&slice.file, MAX_PROOF_BYTES));
+    let bytes = bundle(statement, proofs.collect::<Result<_>>()?)?.encode();
+    // Times are no secret, and of no consequence: those of an earlier bundle of this name go.
+    let figures = serde_json::to_vec_pretty(&json!({ "slices": figures }))?;
+    files::write(&figures_file(out), &figures, Access::Public, Existing::Replace)?;
+    files::write(out, &bytes, Access::Public, session.existing)?;
+    Ok(bytes.len())
+}
+
+/// A bundle out of a statement and the proofs of all slices.
+///
+/// # Errors
+/// The statement is of no answer.
+pub fn bundle(statement: &Statement, slices: Vec<Vec<u8>>) -> Result<Bundle> {
+    let answer = statement.answer.as_ref().ok_or_else(|| {
+        Failure::new(
+            Kind::Input,
+            "these are proofs of blocks, not of an answer: `lamina verify` takes them as they are",
+        )
+    })?;
+    Ok(Bundle {
+        model: statement.model,
+        request: statement.request,
+        prompt: match &answer.prompt {
+            Some(ids) => Prompt::Open(ids.clone()),
+            None => Prompt::Hidden(answer.prompt_tokens),
+        },
+        padding: answer.padding,
+        answer: answer.tokens.clone(),
+        slices,
+    })
+}
+
+/// Continues a prompt in integers, and proves nothing.
+fn continue_text(session: &Session, arguments: &GenerateArgs) -> Result<()> {
+    for (given, name) in [
+        (arguments.out.is_some(), "--out"),
+        (arguments.slices.is_some(), "--slices"),
+        (arguments.receive.is_some(), "--receive"),
+        (arguments.hide_prompt, "--hide-prompt"),
+    ] {
+        if given {
+            return Err(Failure::new(Kind::Usage, format_args!("{name} is of use with --prove only")));
+        }
+    }
+    let output = &session.output;
+    let (model, whole, most);
+    match (&arguments.published, &arguments.model) {
+        (Some(path), _) => {
+            let published = Published::load(path)?;
+            whole = Whole::of(&published.loaded)?;
+            most = most_tokens(arguments.max_tokens, &whole)?;
+            model = published.model()?;
+        }
+        (None, Some(path)) => {
+            let float = source::load(Some(path))?;
+            let asked = arguments.max_tokens.unwrap_or(lamina_model::Options::DEFAULT_POSITIONS);
+            let prompt = float.tokenizer()?.encode(&arguments.prompt)?;
+            let choices = Choices { answer: asked, ..Choices::new((prompt.len() + asked - 1).max(1)) };
+            drop(float);
+            model = source::prepare(output, Some(path), &choices)?.model();
+            whole = Whole::new(&model.params.embedding, &model.params.head)?;
+            most = asked;
+        }
+        (None, None) => {
+            return Err(Failure::new(Kind::Usage, "say which model with --published DIR or --model FILE"));
+        }
+    }
+    let tokenizer = model.tokenizer.as_ref().ok_or(TokenizerError::Absent)?;
+    let prompt = source::prompt_ids(tokenizer, &arguments.prompt, whole.tokens() + 1 - most)?;
+    let bar = Bar::new(output, "generating", 1);
+    let decoded = decode::greedy(&model, &whole, &prompt, most, &bar)?;
+    drop(bar);
+    report(session, arguments, tokenizer, &prompt, &decoded.answer)
+}
+
+fn report(
+    session: &Session,
+    arguments: &GenerateArgs,
+    tokenizer: &TextTokenizer,
+    prompt: &[u32],
+    answer: &[u32],
+) -> Result<()> {
+    let text = tokenizer.decode(answer)?;
+    session.output.line(format!("prompt    {}", arguments.prompt))?;
+    session.output.line(format!("answer    {text}"))?;
+    session.output.value(&json!({
+        "prompt": prompt,
+        "answer": answer,
+        "answer_text": text,
+        "proved": false,
+    }))
+}
+
+/// `lamina join`: a bundle out of parts.
+pub mod join {
+    use lamina_verifier::envelope::Envelope;
+
+    use super::{
+        Access, BTreeMap, Failure, Folder, Kind, LayerRange, PathBuf, Result, Session, bundle, files,
+        grouped, json,
+    };
+    use crate::{cli::JoinArgs, failure::Classify, proving::Statement, publication};
+
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Parts of different answers, a slice that is missing or proved differently twice, or neighbours whose
+    /// boundaries differ: which part, and why.
+    pub fn run(session: &Session, arguments: &JoinArgs) -> Result<()> {
+        files::check_free(&arguments.out, session.existing)?;
+        let (_, card) = publication::read_card(&arguments.card, lamina_verifier::card::InsecureSrs::Accept)?;
+        let parts = publication::parts_of(&card)?;
+        let mut first: Option<(PathBuf, Statement)> = None;
+        let mut found: BTreeMap<u32, (PathBuf, Vec<u8>)> = BTreeMap::new();
+        for root in &arguments.parts {
+            let folder = Folder::new(root);
+            let statement = folder.read_statement()?.ok_or_else(|| {
+                Failure::new(
+                    Kind::Files,
+                    format_args!("{} holds no parts: it has no statement.json", root.display()),
+                )
+            })?;
+            if let Some((before, agreed)) = &first {
+                let what = differing(agreed, &statement);
+                if let Some(what) = what {
+                    return Err(Failure::new(
+                        Kind::Input,
+                        format_args!("{} has another {what} than {}", root.display(), before.display()),
+                    ));
+                }
+            } else {
+                if statement.model != card.model() {
+                    return Err(Failure::new(
+                        Kind::Input,
+                        format_args!(
+                            "{} is of another model than {}",
+                            root.display(),
+                            arguments.card.display()
+                        ),
+                    ));
+                }
+                first = Some((root.clone(), statement));
+            }
+            for (slice, &part) in (0u32..).zip(&parts) {
+                let path = folder.proof(part);
+                if !path.exists() {
+                    continue;
+                }
+                let bytes = files::read(&path, publication::MAX_PROOF_BYTES)?;
+                if let Some((other, there)) = found.get(&slice)
+                    && *there != bytes
+                {
+                    return Err(Failure::new(
+                        Kind::Input,
+                        format_args!("{part} is proved twice: {} and {}", other.display(), path.display()),
+                    ));
+                }
+                found.insert(slice, (path, bytes));
+            }
+        }
+        let missing: Vec<u32> = (0..parts.len() as u32).filter(|slice| !found.contains_key(slice)).collect();
+        if let (Some(&from), Some(&to)) = (missing.first(), missing.last()) {
+            return Err(Failure::new(
+                Kind::Input,
+                format_args!(
+                    "{} of {} slices are missing, {} to {}: prove them with `lamina generate --slices {}`",
+                    missing.len(),
+                    parts.len(),
+                    parts[from as usize],
+                    parts[to as usize],
+                    LayerRange::from(from as usize..to as usize + 1)
+                ),
+            ));
+        }
+        let mut before: Option<(&PathBuf, Envelope)> = None;
+        for (slice, (path, bytes)) in &found {
+            let key =
+                card.key(*slice).ok_or_else(|| Failure::new(Kind::Input, "the card has too few slices"))?;
+            let envelope = Envelope::decode(bytes, key.shape()).kind(Kind::Input).context(path.display())?;
+            if let Some((other, before)) = &before
+                && before.output != envelope.input
+            {
+                return Err(Failure::new(
+                    Kind::Input,
+                    format_args!(
+                        "{} does not begin at the boundary where {} ends: prove it again with --receive and the \
+                         other part's folder",
+                        path.display(),
+                        other.display()
+                    ),
+                ));
+            }
+            before = Some((path, envelope));
+        }
+        let (_, statement) = first.ok_or_else(|| Failure::new(Kind::Usage, "no parts were given"))?;
+        let proofs = found.into_values().map(|(_, bytes)| bytes).collect();
+        let bytes = bundle(&statement, proofs)?.encode();
+        files::write(&arguments.out, &bytes, Access::Public, session.existing)?;
+        session.output.line(format!(
+            "bundle    {}, {} slices, {} bytes",
+            arguments.out.display(),
+            parts.len(),
+            grouped(bytes.len())
+        ))?;
+        session.output.value(&json!({
+            "bundle": arguments.out,
+            "bundle_bytes": bytes.len(),
+            "slices": parts.len(),
+            "statement": statement,
+        }))
+    }
+
+    /// What two parts' statements disagree about; their nodes may differ.
+    fn differing(a: &Statement, b: &Statement) -> Option<&'static str> {
+        if a.model != b.model {
+            Some("model")
+        } else if a.request != b.request {
+            Some("request")
+        } else if a.answer != b.answer || a.tokens != b.tokens {
+            Some("prompt or answer")
+        } else {
+            None
+        }
+    }
+}
