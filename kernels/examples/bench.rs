@@ -8,7 +8,6 @@
 
 use std::time::Instant;
 
-use ff::Field;
 use group::Group;
 use halo2_proofs::halo2curves::bn256::{G1, G1Affine};
 use lamina_circuits::Fr;

@@ -47,11 +47,11 @@ pub fn install(mode: Mode) {
     });
     // SAFETY: the signature is that of driver.cpp.
     let set = unsafe { library.get::<unsafe extern "C" fn(i32) -> i32>(b"lamina_emu_interpret\0") };
-    match set {
-        // SAFETY: takes an integer, sets a flag.
-        Ok(set) => {
-            assert_eq!(unsafe { set((mode == Mode::Ptx).into()) }, 0, "installed in another mode before")
-        }
+    let set = match set {
+        Ok(set) => set,
         Err(error) => panic!("the emulation is not ours: {error}"),
-    }
+    };
+    // SAFETY: takes an integer, sets a flag.
+    let status = unsafe { set((mode == Mode::Ptx).into()) };
+    assert_eq!(status, 0, "installed in another mode before");
 }

@@ -48,7 +48,7 @@ pub fn edges<F: Field + From<u64>>() -> Vec<F> {
     // Montgomery forms 1, R^2 and neighbours of powers of two.
     let r = power(256);
     list.extend([r, r.invert().unwrap(), -r, r.square()]);
-    list.extend([31, 32, 63, 64, 127, 128, 224, 253].map(|e| power(e)));
+    list.extend([31, 32, 63, 64, 127, 128, 224, 253].map(power));
     list.extend([32, 64, 128, 224, 253].map(|e| power(e) - F::ONE));
     list
 }
@@ -106,4 +106,9 @@ pub fn to_field<T: Integer>(cells: &[T]) -> Vec<Fr> {
 pub fn matrix<T: Cell>(device: &Device, columns: &[Vec<T>]) -> Matrix<T> {
     let columns: Vec<&[T]> = columns.iter().map(Vec::as_slice).collect();
     Matrix::from_columns(device, &columns).unwrap()
+}
+
+/// One column.
+pub fn single<T: Cell>(device: &Device, column: &[T]) -> Matrix<T> {
+    Matrix::from_columns(device, &[column]).unwrap()
 }

@@ -6,7 +6,7 @@ use halo2_proofs::halo2curves::bn256::Fq;
 use lamina_circuits::Fr;
 use lamina_kernels::Operation;
 
-use crate::common::{device, edges, elements, matrix};
+use crate::common::{device, edges, elements, single};
 
 const OPERATIONS: [Operation; 3] = [Operation::Add, Operation::Subtract, Operation::Multiply];
 
@@ -34,7 +34,7 @@ fn expected<A: ark_ff::PrimeField, F: PrimeField<Repr: AsRef<[u8]>>>(op: Operati
 fn the_scalar_field_is_that_of_arkworks() {
     let device = device();
     let (a, b) = pairs::<Fr>();
-    let (x, y) = (matrix(&device, &[a.clone()]), matrix(&device, &[b.clone()]));
+    let (x, y) = (single(&device, &a), single(&device, &b));
     for op in OPERATIONS {
         let out = device.elementwise(op, &x, &y).unwrap().column(&device, 0).unwrap();
         for ((a, b), out) in a.iter().zip(&b).zip(&out) {
@@ -61,7 +61,7 @@ fn chains_of_products_stay_reduced() {
     let device = device();
     let a: Vec<Fr> = elements(300, 2);
     for rounds in [0, 1, 2, 33] {
-        let out = device.chain(&matrix(&device, &[a.clone()]), rounds).unwrap().column(&device, 0).unwrap();
+        let out = device.chain(&single(&device, &a), rounds).unwrap().column(&device, 0).unwrap();
         let expected: Vec<Fr> = a.iter().map(|a| a.pow_vartime([u64::from(rounds) + 1])).collect();
         assert!(out == expected, "{rounds}");
     }

@@ -7,7 +7,7 @@ use lamina_circuits::Fr;
 use lamina_kernels::{Device, Msm, Plan};
 use rand_core::RngCore;
 
-use crate::common::{Integer, cells, device, elements, matrix, rng, to_field};
+use crate::common::{Integer, cells, device, elements, matrix, rng, single, to_field};
 
 /// Points and their logarithms: `G, 2G, 3G, ..`, so that sums meet equal and opposite points all the time, some
 /// replaced by infinity, repetitions and negatives.
@@ -145,7 +145,7 @@ fn part_of_the_points() {
     let (points, logarithms) = points(50);
     let msm = Msm::new(&device, &points).unwrap();
     let column: Vec<Fr> = elements(13, 4);
-    let sums = msm.multiply(37, &matrix(&device, &[column.clone()])).unwrap();
+    let sums = msm.multiply(37, &single(&device, &column)).unwrap();
     assert_eq!(sums, [expected(&logarithms[37..], &column)]);
     assert!(msm.multiply(38, &matrix(&device, &[column])).is_err());
     let none = msm.multiply(50, &matrix(&device, &[Vec::<Fr>::new()])).unwrap();

@@ -6,7 +6,7 @@ use ff::{Field, PrimeField};
 use lamina_circuits::Fr;
 use lamina_kernels::Ntt;
 
-use crate::common::{cells, device, elements, matrix, to_field};
+use crate::common::{cells, device, elements, matrix, single, to_field};
 
 type Theirs = ark_bn254::Fr;
 
@@ -119,7 +119,7 @@ fn large_transforms() {
     let ntt = Ntt::new(&device, log_n).unwrap();
     let mut column = vec![0i8; n];
     column[12345] = 1;
-    let out = ntt.values(&matrix(&device, &[column.clone()])).unwrap();
+    let out = ntt.values(&single(&device, &column)).unwrap();
     let values = out.column(&device, 0).unwrap();
     let (step, mut expected) = (ntt.omega().pow_vartime([12345u64]), Fr::ONE);
     for value in values {

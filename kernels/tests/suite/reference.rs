@@ -9,7 +9,7 @@ use lamina_prover::{
     backend::{Backend, Setup},
 };
 
-use crate::common::{Integer, cells, device, elements, matrix, rng, to_field};
+use crate::common::{Integer, cells, device, elements, matrix, rng, single, to_field};
 
 #[test]
 fn transforms_cosets_and_commitments_are_those_of_the_reference() {
@@ -38,10 +38,10 @@ fn transforms_cosets_and_commitments_are_those_of_the_reference() {
         }
     };
     let (short, long, field) = (cells::<i16>(n, 1), cells::<i32>(n, 2), elements::<Fr>(n, 3));
-    let sums = lagrange.multiply(0, &matrix(&device, &[short.clone()])).unwrap();
+    let sums = lagrange.multiply(0, &single(&device, &short)).unwrap();
     check(Column::I16(short.clone().into()), to_field(&short), sums);
-    let sums = lagrange.multiply(0, &matrix(&device, &[long.clone()])).unwrap();
+    let sums = lagrange.multiply(0, &single(&device, &long)).unwrap();
     check(Column::I32(long.clone().into()), to_field(&long), sums);
-    let sums = lagrange.multiply(0, &matrix(&device, &[field.clone()])).unwrap();
+    let sums = lagrange.multiply(0, &single(&device, &field)).unwrap();
     check(Column::Field(field.clone()), field.iter().map(|v| v.to_field()).collect(), sums);
 }

@@ -4,7 +4,7 @@ use ff::Field;
 use lamina_circuits::Fr;
 use lamina_kernels::Join;
 
-use crate::common::{device, elements, matrix};
+use crate::common::{device, elements, matrix, single};
 
 fn expected(join: Join, column: &[Fr], start: Fr) -> Vec<Fr> {
     let mut value = start;
@@ -46,7 +46,7 @@ fn long_columns() {
     let device = device();
     let n = 258 * 1024 + 5;
     let column: Vec<Fr> = (0..n as u64).map(|i| Fr::from(i) - Fr::from(1000)).collect();
-    let out = device.scan(Join::Sum, &matrix(&device, &[column.clone()]), None).unwrap();
+    let out = device.scan(Join::Sum, &single(&device, &column), None).unwrap();
     assert!(out.column(&device, 0).unwrap() == expected(Join::Sum, &column, Fr::ZERO));
 }
 
