@@ -89,6 +89,8 @@ pub struct Plan {
     pub proof_bytes: usize,
     /// Predicted proving time, milliseconds of one core.
     pub expected_core_ms: f64,
+    /// Predicted memory of proving: key, columns, reference string.
+    pub expected_bytes: u64,
 }
 
 impl Plan {
@@ -128,6 +130,7 @@ impl Plan {
             copies: crate::block::copies(layout).len(),
             proof_bytes: proof_bytes(cs),
             expected_core_ms: expected_ns(&columns, params.k) / 1e6,
+            expected_bytes: expected_bytes(&columns, params.k),
             columns,
         }
     }
@@ -253,6 +256,11 @@ impl ModelPlan {
         self.block.expected_core_ms * self.layers as f64 + ends
     }
 
+    /// Predicted memory of proving the slice that needs most.
+    pub fn expected_bytes(&self) -> u64 {
+        self.ends.iter().map(|end| end.expected_bytes).fold(self.block.expected_bytes, u64::max)
+    }
+
     /// Exact size of all halo2 proofs.
     pub fn proof_bytes(&self) -> usize {
         let ends: usize = self.ends.iter().map(|end| end.proof_bytes).sum();
@@ -266,10 +274,11 @@ impl fmt::Display for ModelPlan {
         writeln!(f, "{embedding}\n\n{}\n\n{head}\n", self.block)?;
         write!(
             f,
-            "model     {} slices; proofs {} bytes, expected {:.0} core-ms",
+            "model     {} slices; proofs {} bytes, expected {:.0} core-ms, {} MB a slice at most",
             self.layers + 2,
             self.proof_bytes(),
-            self.expected_core_ms()
+            self.expected_core_ms(),
+            self.expected_bytes() / 1_000_000
         )
     }
 }
@@ -291,6 +300,8 @@ pub struct EndPlan {
     pub proof_bytes: usize,
     /// Predicted proving time, milliseconds of one core.
     pub expected_core_ms: f64,
+    /// Predicted memory of proving: key, columns, reference string.
+    pub expected_bytes: u64,
 }
 
 impl EndPlan {
@@ -324,6 +335,7 @@ impl EndPlan {
             lookups: spec.tokens,
             proof_bytes: proof_bytes(&cs),
             expected_core_ms: expected_ns(&columns, params.k) / 1e6,
+            expected_bytes: expected_bytes(&columns, params.k),
             columns,
         })
     }
@@ -356,6 +368,7 @@ impl EndPlan {
             lookups: head::rows::LOOKUPS * spec.vocab * spec.positions,
             proof_bytes: proof_bytes(&cs),
             expected_core_ms: expected_ns(&columns, params.k) / 1e6,
+            expected_bytes: expected_bytes(&columns, params.k),
             columns,
         })
     }
@@ -369,7 +382,7 @@ impl fmt::Display for EndPlan {
         writeln!(f, "{c}")?;
         writeln!(f, "lookups   {}", self.lookups)?;
         writeln!(f, "proof     {} bytes", self.proof_bytes)?;
-        write!(f, "expected  {:.0} core-ms", self.expected_core_ms)
+        write!(f, "expected  {:.0} core-ms, {} MB", self.expected_core_ms, self.expected_bytes / 1_000_000)
     }
 }
 
@@ -423,6 +436,24 @@ fn expected_ns(c: &ColumnCounts, k: u32) -> f64 {
     n * (cells + small + full + c.weights as f64 * cost::WEIGHT + c.fixed as f64 * cost::FIXED)
 }
 
+/// Field elements a row that a column takes at the peak, and points of the reference string; fitted to the memory that
+/// `lamina bench` measured, see `docs/performance.md`.
+mod memory {
+    /// Fixed columns and the permutation's: values, and four cosets.
+    pub const FIXED: u64 = 5;
+    /// Columns of a proof.
+    pub const ADVICE: u64 = 3;
+    /// Both bases of the reference string, and transforms in flight.
+    pub const OTHER: u64 = 40;
+}
+
+fn expected_bytes(c: &ColumnCounts, k: u32) -> u64 {
+    let advice = c.boundary + c.cells + c.multiplicities + c.accumulators + c.helpers + c.permutation;
+    let elements =
+        memory::FIXED * (c.fixed + 3 * c.permutation) as u64 + memory::ADVICE * advice as u64 + memory::OTHER;
+    (32 * elements + 2 * c.weights as u64) << k
+}
+
 /// Size of a SHPLONK proof of this constraint system: 32 bytes a commitment or evaluation.
 ///
 /// Commitments: advice, permutation products, random polynomial, quotient limbs, two openings. Evaluations:
@@ -469,6 +500,6 @@ impl fmt::Display for Plan {
         }
         writeln!(f)?;
         writeln!(f, "proof     {} bytes", self.proof_bytes)?;
-        write!(f, "expected  {:.0} core-ms", self.expected_core_ms)
+        write!(f, "expected  {:.0} core-ms, {} MB", self.expected_core_ms, self.expected_bytes / 1_000_000)
     }
 }

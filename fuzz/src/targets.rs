@@ -13,6 +13,7 @@ use lamina_prover::{
     srs::{Halo2Format, Srs},
 };
 use lamina_verifier::{
+    bundle::{Bundle, Prompt},
     card::{InsecureSrs, ModelCard},
     envelope::Envelope,
     hash::{NodeId, RequestId},
@@ -41,7 +42,7 @@ fn seed(target: &str, seeds: &[Vec<u8>]) {
     }
 }
 
-/// Envelopes of slices, of chains and of publications.
+/// Envelopes of slices, of chains and of publications; bundles, as far as they are read before their envelopes are.
 pub fn envelope(data: &[u8]) {
     let w = world();
     let honest = |known: &[&Vec<u8>]| known.iter().any(|bytes| *bytes == data);
@@ -57,6 +58,9 @@ pub fn envelope(data: &[u8]) {
             && let Ok(envelope) = Envelope::decode(data, key.shape())
         {
             assert_eq!(envelope.encode(), data, "decoded from other bytes than it encodes to");
+        }
+        if let Ok(bundle) = Bundle::decode(data) {
+            assert_eq!(bundle.encode(), data, "decoded from other bytes than it encodes to");
         }
         if verify_slice(&expectation(false), &w.card, &w.srs, data).is_ok() {
             assert!(honest(&[&w.hidden[0], &w.hidden[1]]), "accepted between hidden boundaries");
@@ -88,7 +92,16 @@ fn boundary(w: &World, open: bool, side: usize) -> BoundaryExpectation<'_> {
 /// The seeds of [`envelope`].
 pub fn seed_envelope() {
     let w = world();
-    seed("envelope", &[w.hidden.to_vec(), w.ranges.to_vec(), vec![w.open.clone()]].concat());
+    let bundle = Bundle {
+        model: w.model,
+        request: RequestId(context(w.model, 0).request.0),
+        prompt: Prompt::Open(vec![1, 2]),
+        padding: 0,
+        answer: vec![3],
+        slices: w.hidden.to_vec(),
+    };
+    let rest = vec![w.open.clone(), bundle.encode()];
+    seed("envelope", &[w.hidden.to_vec(), w.ranges.to_vec(), rest].concat());
 }
 
 /// Cards; and cards whose keys have the digests that the card claims, as a hostile publisher's have.

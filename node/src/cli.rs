@@ -330,9 +330,9 @@ pub struct ProveArgs {
     /// The layers to prove: `0..4` (the end is not included) or `2..`
     #[arg(long, value_name = "A..B", value_parser = layers)]
     pub layers: Option<LayerRange>,
-    /// The text to run the model on
-    #[arg(long, value_name = "TEXT")]
-    pub prompt: String,
+    /// What to run the model on
+    #[command(flatten)]
+    pub prompt: PromptArgs,
     /// Where the proofs go
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
@@ -350,6 +350,18 @@ pub struct ProveArgs {
     pub node: String,
 }
 
+/// A prompt, as text or as ids.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct PromptArgs {
+    /// The text to continue
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// Its token ids instead, for models without a tokenizer
+    #[arg(long, value_name = "ID,ID,...", value_delimiter = ',')]
+    pub ids: Option<Vec<u32>>,
+}
+
 /// `lamina generate`.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
@@ -359,9 +371,9 @@ pub struct GenerateArgs {
     /// What `lamina publish` wrote; `NAME.lamina` here if absent
     #[arg(long, value_name = "DIR")]
     pub published: Option<PathBuf>,
-    /// The text to continue
-    #[arg(long, value_name = "TEXT")]
-    pub prompt: String,
+    /// What to continue
+    #[command(flatten)]
+    pub prompt: PromptArgs,
     /// Tokens to generate at most; as many as the published head proves if absent
     #[arg(long, value_name = "N", value_parser = positive)]
     pub max_tokens: Option<usize>,
@@ -380,6 +392,9 @@ pub struct GenerateArgs {
     /// Keep the prompt's ids behind commitments; their opening goes to BUNDLE.opening
     #[arg(long)]
     pub hide_prompt: bool,
+    /// Memory to use at most, in gigabytes: as many slices are proved at a time as fit, and as cores feed
+    #[arg(long, value_name = "GB")]
+    pub memory: Option<f64>,
     /// The request that is answered: 64 hexadecimal digits, or any text, which is hashed; random if absent
     #[arg(long, value_name = "ID")]
     pub request: Option<String>,
@@ -414,8 +429,11 @@ pub struct VerifyArgs {
     /// The prompt that a bundle must answer
     #[arg(long, value_name = "TEXT")]
     pub prompt: Option<String>,
-    /// The opening of a bundle's hidden prompt; with --prompt
-    #[arg(long, value_name = "FILE", requires = "prompt")]
+    /// Its token ids instead, for models without a tokenizer
+    #[arg(long, value_name = "ID,ID,...", value_delimiter = ',', conflicts_with = "prompt")]
+    pub ids: Option<Vec<u32>>,
+    /// The opening of a bundle's hidden prompt; with --prompt or --ids
+    #[arg(long, value_name = "FILE")]
     pub opening: Option<PathBuf>,
     /// Accept a card that uses a development reference string
     #[arg(long)]

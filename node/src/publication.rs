@@ -24,6 +24,7 @@ use lamina_circuits::{
     embedding::{EmbeddingParams, EmbeddingWeights},
     head::{HeadWeights, layout::HeadParams},
     model::{ModelCircuit, ModelParams, Part},
+    plan::{EndPlan, Plan},
     spec::{BlockWeights, Matrix},
 };
 use lamina_model::TextTokenizer;
@@ -608,6 +609,17 @@ impl Published {
         session.cache.srs(self.card.srs.id, self.rows())
     }
 
+    /// Predicted memory of proving the slice that needs most.
+    ///
+    /// # Errors
+    /// The parameters have no layout.
+    pub fn expected_bytes(&self) -> Result<u64> {
+        let AllParams { embedding, block, head } = &self.package.params;
+        let ends = [EndPlan::embedding(embedding)?, EndPlan::head(head)?];
+        let block = Plan::new(block)?.expected_bytes;
+        Ok(ends.iter().map(|end| end.expected_bytes).fold(block, u64::max))
+    }
+
     /// Checks that a model file has the shape of what was published.
     ///
     /// # Errors
@@ -634,11 +646,11 @@ impl Published {
         self.package.padding
     }
 
-    /// The tokenizer.
+    /// The tokenizer, if the model came with one.
     ///
     /// # Errors
-    /// The model came without one, or it is not the card's.
-    pub fn tokenizer(&self) -> Result<TextTokenizer> {
+    /// It cannot be read, or is not the card's.
+    pub fn tokenizer(&self) -> Result<Option<TextTokenizer>> {
         read_tokenizer(&self.folder, &self.loaded, self.package.params.embedding.spec.vocab)
     }
 
@@ -687,7 +699,7 @@ impl Published {
             tied: self.package.tied,
             padding: self.package.padding,
             end_of_text: self.package.end_of_text,
-            tokenizer: self.loaded.tokenizer().is_some().then(|| self.tokenizer()).transpose()?,
+            tokenizer: self.tokenizer()?,
         })
     }
 
@@ -730,14 +742,12 @@ impl Published {
     }
 }
 
-/// Reads the tokenizer beside a card, which the card must name.
+/// Reads the tokenizer beside a card, if the card names one.
 ///
 /// # Errors
-/// The model came without one; it cannot be read, or is another one.
-pub fn read_tokenizer(folder: &Folder, card: &LoadedCard, vocab: usize) -> Result<TextTokenizer> {
-    let Some(expected) = card.tokenizer() else {
-        return Err(Failure::new(Kind::Input, "the model was published without a tokenizer"));
-    };
+/// It cannot be read, or is another one.
+pub fn read_tokenizer(folder: &Folder, card: &LoadedCard, vocab: usize) -> Result<Option<TextTokenizer>> {
+    let Some(expected) = card.tokenizer() else { return Ok(None) };
     let path = folder.tokenizer();
     let bytes =
         files::read(&path, MAX_TOKENIZER_BYTES).context("the tokenizer, published beside the card")?;
@@ -747,7 +757,18 @@ pub fn read_tokenizer(folder: &Folder, card: &LoadedCard, vocab: usize) -> Resul
             format_args!("{} is not the tokenizer that the card names", path.display()),
         ));
     }
-    Ok(TextTokenizer::from_json(&bytes, vocab)?)
+    Ok(Some(TextTokenizer::from_json(&bytes, vocab)?))
+}
+
+/// Ids for people: their text, or themselves.
+///
+/// # Errors
+/// The tokenizer fails on them.
+pub fn text_of(tokenizer: Option<&TextTokenizer>, ids: &[u32]) -> Result<String> {
+    match tokenizer {
+        Some(tokenizer) => Ok(tokenizer.decode(ids)?),
+        None => Ok(format!("token ids {ids:?}")),
+    }
 }
 
 /// The parts of a whole model's card, slice by slice.

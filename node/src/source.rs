@@ -6,9 +6,12 @@ use std::{
 };
 
 use lamina_circuits::{model::Part, plan::ModelPlan};
-use lamina_model::{Model, Options, QuantisedModel, TextTokenizer, quantise, quantise_on_text};
+use lamina_model::{
+    Model, Options, QuantisedModel, TextTokenizer, error::TokenizerError, quantise, quantise_on_text,
+};
 
 use crate::{
+    cli::PromptArgs,
     engine::PartWeights,
     failure::{Classify, Failure, Kind, Result},
     files,
@@ -179,9 +182,12 @@ pub fn prepare(output: &Output, path: Option<&Path>, choices: &Choices<'_>) -> R
 /// Token ids of a prompt, at most `limit` of them.
 ///
 /// # Errors
-/// No tokenizer, an empty prompt, or one that is too long.
-pub fn prompt_ids(tokenizer: &TextTokenizer, prompt: &str, limit: usize) -> Result<Vec<u32>> {
-    let ids = tokenizer.encode(prompt)?;
+/// An empty prompt, one that is too long, or one that the vocabulary cannot express.
+pub fn prompt_ids(tokenizer: Option<&TextTokenizer>, prompt: &PromptArgs, limit: usize) -> Result<Vec<u32>> {
+    let ids = match (&prompt.prompt, &prompt.ids) {
+        (Some(text), _) => tokenizer.ok_or(TokenizerError::Absent)?.encode(text)?,
+        (None, ids) => ids.clone().unwrap_or_default(),
+    };
     if ids.is_empty() {
         return Err(Failure::new(Kind::Input, "the prompt is empty: at least one token is needed"));
     }
@@ -189,10 +195,9 @@ pub fn prompt_ids(tokenizer: &TextTokenizer, prompt: &str, limit: usize) -> Resu
         return Err(Failure::new(
             Kind::Input,
             format_args!(
-                "the prompt has {} tokens, the published circuit is for {limit}: shorten it, or publish with \
-                 --tokens {}",
+                "the prompt has {} tokens, the published circuit is for {limit} beside the answer: shorten it, or \
+                 publish with more --tokens",
                 ids.len(),
-                ids.len()
             ),
         ));
     }

@@ -76,6 +76,12 @@ fn answers_are_those_of_the_models() {
     }
     assert_eq!(verified["answer"], serde_json::json!(floats));
     assert!(verified["answer_text"].as_str().is_some_and(|text| text.starts_with('3')), "{verified}");
+    // Ids say the same as text.
+    let ids: Vec<String> = ids[..4].iter().map(u32::to_string).collect();
+    let ids = ids.join(",");
+    verify(&folder, "a.bundle", &["--ids", &ids]).exits(0);
+    let from_ids = ["generate", "--published", "p", "--ids", &ids, "--json"];
+    assert_eq!(folder.lamina(&from_ids).exits(0).json()["answer"], verified["answer"]);
     // For people: the text.
     let shown = verify(&folder, "a.bundle", &[]).exits(0).stdout();
     assert!(shown.contains("prompt    1+2= (the bundle's"), "{shown}");
@@ -242,6 +248,77 @@ fn hidden_prompts_open_for_their_client_only() {
 }
 
 #[test]
+fn whole_models_are_timed_and_verified() {
+    let folder = Folder::new("bench");
+    let model = adder();
+    let real =
+        ["bench", "generate", "--model", text(&model), "--prompt-tokens", "3", "--new-tokens", "2", "--json"];
+    for arguments in [
+        &real[..],
+        &[
+            "bench",
+            "model-shape",
+            "--arch",
+            "gpt2",
+            "--layers",
+            "1",
+            "--hidden",
+            "64",
+            "--ffn",
+            "96",
+            "--heads",
+            "4",
+            "--vocab",
+            "50",
+            "--tokens",
+            "4",
+            "--publish",
+            "--json",
+        ],
+    ] {
+        let value = folder.lamina(arguments).exits(0).json();
+        assert_eq!(value["verified"], true);
+        let slices = value["slices"].as_array().expect("figures of each slice");
+        assert_eq!(slices.len(), 3);
+        assert!(slices.iter().all(|slice| slice["prove_ms"].as_f64().is_some_and(|ms| ms > 0.0)), "{value}");
+        for figure in ["verify_ms", "bundle_bytes", "total_ms"] {
+            assert!(value[figure].as_f64().is_some_and(|value| value > 0.0), "{figure}: {value}");
+        }
+    }
+}
+
+#[test]
+fn bundles_are_inspected_and_drawn() {
+    let folder = published("inspect");
+    generate(&folder, "1+2=", "a.bundle", &[]).exits(0);
+    let seen = folder.lamina(&["inspect", "a.bundle", "--card", "p/card.json", "--json"]).exits(0).json();
+    assert_eq!(seen["slices"].as_array().map(Vec::len), Some(3));
+    assert_eq!(seen["slices"][1]["part"], "layer 0");
+    assert_eq!(seen["slices"][0]["input"]["kind"], "open");
+    assert_eq!(seen["slices"][1]["input"]["kind"], "hidden");
+    assert_eq!(seen["neighbours_share_their_boundary"], serde_json::json!([true, true]));
+    assert_eq!(seen["prompt_text"], "1+2=");
+    let draw = ["inspect", "a.bundle", "--card", "p/card.json", "--html", "a.html"];
+    assert!(folder.lamina(&draw).exits(0).stdout().contains("layer 0"));
+    let page = fs::read_to_string(folder.path("a.html")).expect("a page");
+    assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
+    for part in ["1+2=", "embedding", "layer 0", "head", "timeline", "quotient", "--eval FILE"] {
+        assert!(page.contains(part), "no {part}");
+    }
+    assert!(!page.contains("http"), "the page needs nothing else");
+    folder.lamina(&draw).exits(4).says("a.html exists");
+    // Neighbours that do not meet are shown so.
+    let mut forged = bundle(&folder, "a.bundle");
+    generate(&folder, "2+2=", "b.bundle", &[]).exits(0);
+    forged.slices[1] = bundle(&folder, "b.bundle").slices[1].clone();
+    fs::write(folder.path("f.bundle"), forged.encode()).expect("written");
+    let seen = folder.lamina(&["inspect", "f.bundle", "--card", "p/card.json", "--json"]).exits(0).json();
+    assert_eq!(seen["neighbours_share_their_boundary"], serde_json::json!([false, false]));
+    let image = ["inspect", "p/card.json", "--card", "p/card.json", "--html", "b.html"];
+    folder.lamina(&image).exits(1).says("--html draws bundles");
+}
+
+#[test]
 fn prompts_that_cannot_be_answered_say_why() {
     let folder = published("bad");
     let model = adder();
@@ -249,6 +326,9 @@ fn prompts_that_cannot_be_answered_say_why() {
     generate(&folder, "", "a", &[]).exits(2).says("the prompt is empty");
     generate(&folder, "hello", "a", &[]).exits(2).says("`h` is not in the model's vocabulary");
     generate(&folder, "1+2=", "a", &["--max-tokens", "3"]).exits(2).says("--answer 3");
+    generate(&folder, "1+2=", "a", &["--memory", "0.001"])
+        .exits(2)
+        .says("proving one slice of this model takes");
     let bare = ["generate", "--model", text(&model), "--prompt", "1+2=", "--prove", "--out", "a"];
     folder.lamina(&bare).exits(4).says("lamina publish --model");
     folder.lamina(&["generate", "--prompt", "1+2="]).exits(1).says("--published");

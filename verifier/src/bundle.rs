@@ -516,3 +516,59 @@ fn same_prompt(actual: &[u32], expected: &[u32]) -> Result<(), BundleError> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+    use super::*;
+
+    fn bundle(prompt: Prompt) -> Bundle {
+        let (model, request) = (ModelId(Digest([1; 32])), RequestId(Digest([2; 32])));
+        Bundle { model, request, prompt, padding: 7, answer: vec![5, 6], slices: vec![vec![9; 3], vec![]] }
+    }
+
+    #[test]
+    fn bundles_have_one_encoding() {
+        for prompt in [Prompt::Open(vec![1, 2, 3]), Prompt::Open(vec![]), Prompt::Hidden(3)] {
+            let bundle = bundle(prompt);
+            let bytes = bundle.encode();
+            assert_eq!(Bundle::decode(&bytes), Ok(bundle));
+            for cut in 0..bytes.len() {
+                let error = Bundle::decode(&bytes[..cut]).unwrap_err();
+                assert!(matches!(error, BundleDecodeError::Truncated { .. }), "{cut}: {error}");
+            }
+            let longer = [&bytes[..], &[0]].concat();
+            assert_eq!(Bundle::decode(&longer), Err(BundleDecodeError::Trailing { bytes: 1 }));
+            // Whatever still decodes is what it says.
+            for at in 0..bytes.len() {
+                let mut changed = bytes.clone();
+                changed[at] ^= 1;
+                if let Ok(bundle) = Bundle::decode(&changed) {
+                    assert_eq!(bundle.encode(), changed, "byte {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_bundle_has_its_error() {
+        let honest = bundle(Prompt::Open(vec![1])).encode();
+        let decode = |at: usize, value: u8| {
+            let mut bytes = honest.clone();
+            bytes[at] = value;
+            Bundle::decode(&bytes).unwrap_err()
+        };
+        assert_eq!(decode(0, 0), BundleDecodeError::Magic);
+        assert_eq!(decode(8, 9), BundleDecodeError::Version { actual: 9 });
+        assert!(matches!(decode(10, honest[10] ^ 1), BundleDecodeError::Protocol { .. }));
+        let kind = 8 + 2 + 32 + 32 + 32;
+        assert_eq!(decode(kind, 2), BundleDecodeError::Kind { actual: 2 });
+        // Counts beyond what was sent: refused before anything is allocated for them.
+        let truncated = |part| BundleDecodeError::Truncated { part };
+        assert_eq!(decode(kind + 4, 0xff), truncated(BundlePart::Prompt));
+        assert_eq!(decode(kind + 5 + 4 + 4 + 3, 0xff), truncated(BundlePart::Answer));
+        let slices = kind + 5 + 4 + 4 + 4 + 8;
+        assert_eq!(decode(slices + 3, 0xff), truncated(BundlePart::Slice(2)));
+        assert_eq!(decode(slices + 4 + 3, 0xff), truncated(BundlePart::Slice(0)));
+    }
+}

@@ -40,6 +40,11 @@ use crate::{
     source::{self, Choices, IntegerModel},
 };
 
+/// A prompt for models without a tokenizer.
+fn some_ids(count: usize, vocab: usize) -> Vec<u32> {
+    (0..count).map(|i| ((i * 7919 + 1) % vocab) as u32).collect()
+}
+
 /// Width of the weights of a model of random ones.
 const RANDOM_BITS: u32 = 16;
 
@@ -75,7 +80,10 @@ pub fn generate(session: &Session, arguments: &BenchGenerateArgs) -> Result<()> 
     let choices = Choices { weight_bits: arguments.weight_bits, answer: new_tokens, ..Choices::new(tokens) };
     let model = || Ok(source::prepare(&session.output, arguments.model.as_deref(), &choices)?.model());
     let (published, times) = published(session, &root, &name, arguments.publish, model)?;
-    let mut prompt = published.tokenizer()?.encode(source::CALIBRATION)?;
+    // A vocabulary that cannot express prose is asked something else.
+    let prose = published.tokenizer()?.and_then(|tokenizer| tokenizer.encode(source::CALIBRATION).ok());
+    let vocab = Whole::of(&published.loaded)?.vocab();
+    let mut prompt = prose.unwrap_or_else(|| some_ids(prompt_tokens, vocab));
     prompt.truncate(prompt_tokens);
     time(session, Subject { name, published, times, prompt, new_tokens })
 }
@@ -93,7 +101,7 @@ pub fn shape(session: &Session, arguments: &ModelShapeArgs) -> Result<()> {
     let root = session.cache.folder().join("bench").join(key.to_string());
     let (published, times) = published(session, &root, &name, arguments.publish, || random(arguments))?;
     let count = arguments.tokens.saturating_sub(arguments.new_tokens).max(1);
-    let prompt = (0..count).map(|i| ((i * 7919 + 1) % arguments.vocab) as u32).collect();
+    let prompt = some_ids(count, arguments.vocab);
     time(session, Subject { name, published, times, prompt, new_tokens: arguments.new_tokens })
 }
 

@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::{
     Session,
-    cli::DemoArgs,
+    cli::{DemoArgs, PromptArgs},
     commands::generate,
     decode::{self, Decoded},
     engine::{
@@ -91,8 +91,8 @@ pub fn run(session: &Session, arguments: &DemoArgs) -> Result<()> {
     let model = prepared.model();
     let whole = Whole::new(&model.params.embedding, &model.params.head)?;
     let prompt = source::prompt_ids(
-        prepared.float.tokenizer()?,
-        &arguments.prompt,
+        prepared.float.tokenizer.as_ref(),
+        &PromptArgs { prompt: Some(arguments.prompt.clone()), ids: None },
         whole.tokens() + 1 - whole.positions(),
     )?;
     let plan = &prepared.plan.block;

@@ -6,7 +6,6 @@ use std::{
 };
 
 use lamina_circuits::model::Part;
-use lamina_model::{TextTokenizer, error::TokenizerError};
 use lamina_verifier::bundle::{Bundle, Prompt, Whole};
 use serde_json::json;
 
@@ -20,7 +19,7 @@ use crate::{
     output::grouped,
     progress::Bar,
     proving::{self, Answer, Border, Folder, SliceFigures, Statement, Task},
-    publication::{MAX_PROOF_BYTES, Published},
+    publication::{MAX_PROOF_BYTES, Published, text_of},
     source::{self, Choices},
 };
 
@@ -55,9 +54,10 @@ pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
     if all {
         files::check_free(out, session.existing)?;
     }
+    let jobs = jobs(&published, arguments.memory)?;
     let tokenizer = published.tokenizer()?;
     let most = most_tokens(arguments.max_tokens, &whole)?;
-    let prompt = source::prompt_ids(&tokenizer, &arguments.prompt, whole.tokens() + 1 - most)?;
+    let prompt = source::prompt_ids(tokenizer.as_ref(), &arguments.prompt, whole.tokens() + 1 - most)?;
 
     let folder = Folder::new(&parts_folder(out));
     folder.create()?;
@@ -104,15 +104,15 @@ pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
         pass: &pass,
         slices: slices.clone(),
         open: &open,
-        jobs: 1,
+        jobs,
     };
     // The stream that enters slice `i` leaves slice `i - 1`.
     let x = slices.start.checked_sub(1).and_then(|before| streams.get(before).cloned()).unwrap_or_default();
     let figures = proving::prove(session, &task, x, &bar, 2)?;
     drop(bar);
 
-    let text = tokenizer.decode(&answer)?;
-    session.output.line(format!("prompt    {}", arguments.prompt))?;
+    let text = text_of(tokenizer.as_ref(), &answer)?;
+    session.output.line(format!("prompt    {}", text_of(tokenizer.as_ref(), &prompt)?))?;
     session.output.line(format!("answer    {text}"))?;
     session.output.line(format!("request   {request}"))?;
     let bundle = if all { Some(assemble(session, &statement, &figures, out)?) } else { None };
@@ -196,6 +196,27 @@ fn published(arguments: &GenerateArgs) -> Result<Published> {
     Published::load(&folder)
 }
 
+/// Cores that one proof keeps busy: more slices at a time than cores over this only take turns.
+const CORES_A_SLICE: usize = 8;
+
+/// How many slices are proved at a time.
+fn jobs(published: &Published, memory: Option<f64>) -> Result<usize> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let wanted = (cores / CORES_A_SLICE).max(1);
+    let Some(gigabytes) = memory else { return Ok(wanted) };
+    let needed = published.expected_bytes()? as f64 / 1e9;
+    if gigabytes < needed {
+        return Err(Failure::new(
+            Kind::Input,
+            format_args!(
+                "--memory {gigabytes}: proving one slice of this model takes about {needed:.1} GB; `lamina plan` shows \
+                 which"
+            ),
+        ));
+    }
+    Ok(wanted.min((gigabytes / needed) as usize))
+}
+
 fn most_tokens(asked: Option<usize>, whole: &Whole) -> Result<usize> {
     let limit = whole.positions();
     match asked {
@@ -252,6 +273,7 @@ fn continue_text(session: &Session, arguments: &GenerateArgs) -> Result<()> {
         (arguments.slices.is_some(), "--slices"),
         (arguments.receive.is_some(), "--receive"),
         (arguments.hide_prompt, "--hide-prompt"),
+        (arguments.memory.is_some(), "--memory"),
     ] {
         if given {
             return Err(Failure::new(Kind::Usage, format_args!("{name} is of use with --prove only")));
@@ -269,7 +291,8 @@ fn continue_text(session: &Session, arguments: &GenerateArgs) -> Result<()> {
         (None, Some(path)) => {
             let float = source::load(Some(path))?;
             let asked = arguments.max_tokens.unwrap_or(lamina_model::Options::DEFAULT_POSITIONS);
-            let prompt = float.tokenizer()?.encode(&arguments.prompt)?;
+            let prompt =
+                source::prompt_ids(float.tokenizer.as_ref(), &arguments.prompt, float.config.context)?;
             let choices = Choices { answer: asked, ..Choices::new((prompt.len() + asked - 1).max(1)) };
             drop(float);
             model = source::prepare(output, Some(path), &choices)?.model();
@@ -280,27 +303,17 @@ fn continue_text(session: &Session, arguments: &GenerateArgs) -> Result<()> {
             return Err(Failure::new(Kind::Usage, "say which model with --published DIR or --model FILE"));
         }
     }
-    let tokenizer = model.tokenizer.as_ref().ok_or(TokenizerError::Absent)?;
+    let tokenizer = model.tokenizer.as_ref();
     let prompt = source::prompt_ids(tokenizer, &arguments.prompt, whole.tokens() + 1 - most)?;
     let bar = Bar::new(output, "generating", 1);
     let decoded = decode::greedy(&model, &whole, &prompt, most, &bar)?;
     drop(bar);
-    report(session, arguments, tokenizer, &prompt, &decoded.answer)
-}
-
-fn report(
-    session: &Session,
-    arguments: &GenerateArgs,
-    tokenizer: &TextTokenizer,
-    prompt: &[u32],
-    answer: &[u32],
-) -> Result<()> {
-    let text = tokenizer.decode(answer)?;
-    session.output.line(format!("prompt    {}", arguments.prompt))?;
-    session.output.line(format!("answer    {text}"))?;
-    session.output.value(&json!({
+    let text = text_of(tokenizer, &decoded.answer)?;
+    output.line(format!("prompt    {}", text_of(tokenizer, &prompt)?))?;
+    output.line(format!("answer    {text}"))?;
+    output.value(&json!({
         "prompt": prompt,
-        "answer": answer,
+        "answer": decoded.answer,
         "answer_text": text,
         "proved": false,
     }))

@@ -262,7 +262,7 @@ fn bundle(path: &Path, card_file: Option<&Path>) -> Result<Value> {
     let tokenizer = match (card_file, card) {
         (Some(path), Some(card)) => {
             let vocab = Whole::of(card)?.vocab();
-            publication::read_tokenizer(&Folder::of_card(path), card, vocab).ok()
+            publication::read_tokenizer(&Folder::of_card(path), card, vocab)?
         }
         _ => None,
     };

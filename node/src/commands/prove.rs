@@ -39,7 +39,7 @@ pub fn run(session: &Session, arguments: &ProveArgs) -> Result<()> {
         published.check_model(path)?;
     }
     let tokens = published.tokens();
-    let prompt = source::prompt_ids(&published.tokenizer()?, &arguments.prompt, tokens)?;
+    let prompt = source::prompt_ids(published.tokenizer()?.as_ref(), &arguments.prompt, tokens)?;
     let folder = Folder::new(&arguments.out);
     folder.create()?;
     let before = if session.existing == Existing::Keep { folder.read_statement()? } else { None };

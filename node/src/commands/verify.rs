@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, path::Path, time::Instant};
 
 use lamina_circuits::{model::ModelCircuit, slice::SliceCircuit};
+use lamina_model::error::TokenizerError;
 use lamina_prover::publish::BlindedColumns;
 use lamina_verifier::{
     boundary::{BoundaryKind, OpenBoundary},
@@ -27,7 +28,7 @@ use crate::{
     files, ids,
     progress::Bar,
     proving::OpenBoundaryFile,
-    publication::{self, Folder, MAX_BUNDLE_BYTES, MAX_PROOF_BYTES},
+    publication::{self, Folder, MAX_BUNDLE_BYTES, MAX_PROOF_BYTES, text_of},
 };
 
 /// An envelope with what it says of itself.
@@ -65,8 +66,8 @@ pub fn run(session: &Session, arguments: &VerifyArgs) -> Result<()> {
     {
         return run_bundle(session, arguments, &loaded, path);
     }
-    if arguments.prompt.is_some() {
-        return Err(Failure::new(Kind::Usage, "--prompt is of use with a bundle only"));
+    if arguments.prompt.is_some() || arguments.ids.is_some() {
+        return Err(Failure::new(Kind::Usage, "a prompt is of use with a bundle only"));
     }
     let mut presented = vec![];
     for path in &arguments.files {
@@ -113,16 +114,14 @@ fn run_bundle(session: &Session, arguments: &VerifyArgs, card: &LoadedCard, path
     let folder = Folder::of_card(&arguments.card);
     let srs = reference_string(arguments, &folder, true)?;
     let receipt = receipt(arguments, &folder, card, &srs)?;
-    let tokenizer = match publication::read_tokenizer(&folder, card, whole.vocab()) {
-        Ok(tokenizer) => Some(tokenizer),
-        // Without a prompt to encode, ids will do.
-        Err(failure) if arguments.prompt.is_none() && failure.kind != Kind::Rejected => None,
-        Err(failure) => return Err(failure),
+    let tokenizer = publication::read_tokenizer(&folder, card, whole.vocab())?;
+    let prompt = match (&arguments.prompt, &arguments.ids) {
+        (Some(text), _) => Some(tokenizer.as_ref().ok_or(TokenizerError::Absent)?.encode(text)?),
+        (None, ids) => ids.clone(),
     };
-    let prompt = match (&arguments.prompt, &tokenizer) {
-        (Some(text), Some(tokenizer)) => Some(tokenizer.encode(text)?),
-        _ => None,
-    };
+    if arguments.opening.is_some() && prompt.is_none() {
+        return Err(Failure::new(Kind::Usage, "--opening opens a prompt: give it with --prompt or --ids"));
+    }
     let opening = match &arguments.opening {
         Some(path) => Some(BlindedColumns::load(path).context(path.display())?),
         None => None,
@@ -151,14 +150,9 @@ fn run_bundle(session: &Session, arguments: &VerifyArgs, card: &LoadedCard, path
     let verify_ms = milliseconds(started);
 
     let output = &session.output;
-    let text = |ids: &[u32]| -> Result<String> {
-        match &tokenizer {
-            Some(tokenizer) => Ok(tokenizer.decode(ids)?),
-            None => Ok(format!("token ids {ids:?}")),
-        }
-    };
-    let (shown, source) = match (&bundle.prompt, &arguments.prompt) {
-        (_, Some(text)) => (text.clone(), "as expected"),
+    let text = |ids: &[u32]| text_of(tokenizer.as_ref(), ids);
+    let (shown, source) = match (&bundle.prompt, &prompt) {
+        (_, Some(ids)) => (text(ids)?, "as expected"),
         (Prompt::Open(ids), None) => (text(ids)?, "the bundle's: compare it with what you asked"),
         (Prompt::Hidden(_), None) => (
             "hidden".into(),
@@ -204,7 +198,7 @@ fn run_bundle(session: &Session, arguments: &VerifyArgs, card: &LoadedCard, path
             "model": arguments.model.is_some(),
             "request": arguments.request.is_some(),
             "node": arguments.node.is_some(),
-            "prompt": arguments.prompt.is_some(),
+            "prompt": prompt.is_some(),
         },
         "slices": verdicts.len(),
         "publication_verified": verified,
