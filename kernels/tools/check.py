@@ -18,7 +18,7 @@ REGISTERS = {
     "fq_elementwise": 48,
     "fr_chain": 48,
     "fr_elementwise": 48,
-    "fr_invert": 64,
+    "fr_invert": 72,
     "fr_powers": 56,
     "logup_fractions": 72,
     "msm_accumulate": 144,
