@@ -436,8 +436,8 @@ fn expected_ns(c: &ColumnCounts, k: u32) -> f64 {
     n * (cells + small + full + c.weights as f64 * cost::WEIGHT + c.fixed as f64 * cost::FIXED)
 }
 
-/// Field elements a row that a column takes at the peak, and points of the reference string; fitted to the memory that
-/// `lamina bench` measured, see `docs/performance.md`.
+/// Field elements a row that a column takes at the peak, and points of the reference string: reckoned from what the
+/// prover holds, beside one measurement in `docs/performance.md`.
 mod memory {
     /// Fixed columns and the permutation's: values, and four cosets.
     pub const FIXED: u64 = 5;

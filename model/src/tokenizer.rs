@@ -13,14 +13,14 @@ use crate::error::TokenizerError;
 /// A model's tokenizer. Ids are exactly those of the text: no token is added at its start or end.
 #[derive(Clone)]
 pub struct TextTokenizer {
-    library: Arc<Tokenizer>,
+    inner: Arc<Tokenizer>,
     /// The id that stands for all symbols that the vocabulary lacks.
     unknown: Option<u32>,
 }
 
 impl fmt::Debug for TextTokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TextTokenizer({} ids)", self.library.get_vocab_size(true))
+        write!(f, "TextTokenizer({} ids)", self.inner.get_vocab_size(true))
     }
 }
 
@@ -43,7 +43,7 @@ impl TextTokenizer {
             return Err(TokenizerError::Vocabulary { largest, vocab });
         }
         let unknown = value["model"]["unk_token"].as_str().and_then(|token| tokenizer.token_to_id(token));
-        Ok(TextTokenizer { library: Arc::new(tokenizer), unknown })
+        Ok(TextTokenizer { inner: Arc::new(tokenizer), unknown })
     }
 
     /// The description that [`TextTokenizer::from_json`] reads.
@@ -51,15 +51,25 @@ impl TextTokenizer {
     /// # Errors
     /// The library cannot write it.
     pub fn to_json(&self) -> Result<String, TokenizerError> {
-        contained(|| self.library.to_string(false)).map_err(|source| TokenizerError::Parse { source })
+        contained(|| self.inner.to_string(false)).map_err(|source| TokenizerError::Parse { source })
     }
 
-    /// Token ids of `text`.
+    /// Token ids of `text`; symbols that the vocabulary lacks become the id for unknown ones, where there is such an id.
     ///
     /// # Errors
-    /// The text holds a symbol that the vocabulary lacks.
+    /// The text holds a symbol that the vocabulary can't express.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = contained(|| self.library.encode(text, false))
+        let encoding = contained(|| self.inner.encode_fast(text, false))
+            .map_err(|source| TokenizerError::Encode { source })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Token ids of a text that the vocabulary expresses whole: a prompt, of which no symbol may be lost.
+    ///
+    /// # Errors
+    /// [`TokenizerError::Unknown`] names the first symbol that the vocabulary lacks.
+    pub fn encode_whole(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = contained(|| self.inner.encode(text, false))
             .map_err(|source| TokenizerError::Encode { source })?;
         let ids = encoding.get_ids();
         if let Some(at) = ids.iter().position(|id| Some(*id) == self.unknown) {
@@ -74,7 +84,7 @@ impl TextTokenizer {
     /// # Errors
     /// The decoder fails on the pieces.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
-        contained(|| self.library.decode(ids, true)).map_err(|source| TokenizerError::Decode { source })
+        contained(|| self.inner.decode(ids, true)).map_err(|source| TokenizerError::Decode { source })
     }
 }
 

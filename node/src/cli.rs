@@ -392,7 +392,7 @@ pub struct GenerateArgs {
     /// Keep the prompt's ids behind commitments; their opening goes to BUNDLE.opening
     #[arg(long)]
     pub hide_prompt: bool,
-    /// Memory to use at most, in gigabytes: as many slices are proved at a time as fit, and as cores feed
+    /// Memory to use at most, in gigabytes: as many slices are proved at a time as fit, at most one a core
     #[arg(long, value_name = "GB")]
     pub memory: Option<f64>,
     /// The request that is answered: 64 hexadecimal digits, or any text, which is hashed; random if absent

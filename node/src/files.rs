@@ -69,7 +69,7 @@ impl Drop for Temporary {
 pub fn write(path: &Path, bytes: &[u8], access: Access, existing: Existing) -> Result<()> {
     check_free(path, existing)?;
     let context = || format!("cannot write {}", path.display());
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     let mut name = OsString::from(".");
     name.push(path.file_name().unwrap_or_default());
     name.push(format!(".{}.part", std::process::id()));
@@ -140,6 +140,11 @@ pub fn sweep(folder: &Path) {
             let _ = fs::remove_file(entry.path());
         }
     }
+}
+
+/// The folder that a file stands in.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The process out of `.NAME.PROCESS.part`, or `.partial` as the prover's library names them.

@@ -22,11 +22,13 @@ use lamina_circuits::model::{ModelCircuit, Part};
 use lamina_prover::{Cpu, Timings, publish::BlindedColumns, srs::Srs};
 use lamina_verifier::{
     boundary::OpenBoundary,
+    bundle::{Bundle, Whole},
     context::Context,
     envelope::Envelope,
     hash::{Hasher, ModelId, NodeId, RequestId},
     key::SliceKey,
     srs::VerifierSrs,
+    verify::{BoundaryExpectation, Expectation, PublicationReceipt, verify_slice},
 };
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
@@ -36,6 +38,7 @@ use crate::{
     engine::{self, Boundary, PartTrace, PartWeights, Pass, SliceProver, milliseconds},
     failure::{Classify, Failure, Kind, Result},
     files::{self, Access, Existing},
+    ids,
     output::grouped,
     progress::{Bar, check_interrupted},
     publication::{MAX_PROOF_BYTES, Published},
@@ -188,6 +191,18 @@ impl Folder {
         }
         let bytes = files::read(&path, 1 << 20)?;
         Ok(Some(serde_json::from_slice(&bytes).context(path.display())?))
+    }
+
+    /// The request that the folder's proofs answer: as given, as before, or a fresh one.
+    ///
+    /// # Errors
+    /// The statement that is there cannot be read; no entropy.
+    pub fn request(&self, given: Option<&str>, existing: Existing) -> Result<RequestId> {
+        if let Some(text) = given {
+            return Ok(ids::request(text));
+        }
+        let before = if existing == Existing::Keep { self.read_statement()? } else { None };
+        before.map_or_else(ids::fresh_request, |before| Ok(before.request))
     }
 
     /// Writes what the folder's proofs are of, or finds the same there.
@@ -404,7 +419,7 @@ pub fn prove(
                 let leaving = maker.make(Border::after(part), after, &leaving(&trace))?;
                 input = Some(leaving.clone());
                 let boundary_ms = milliseconds(started) - execute_ms;
-                let context = task.context(slice);
+                let context = task.statement.context(slice);
                 let borders = [entering, leaving];
                 let file = folder.proof(part);
                 if let Some(proof_bytes) = finished(session, &file, key, &context, &borders)? {
@@ -475,12 +490,15 @@ fn mixed_up(part: Part) -> Failure {
     Failure::new(Kind::Input, format_args!("{part}: circuit and values are of different kinds"))
 }
 
-impl Task<'_> {
-    fn context(&self, slice: u32) -> Context {
-        let Statement { model, request, node, tokens, .. } = *self.statement;
+impl Statement {
+    /// The occasion of a slice's proof.
+    pub fn context(&self, slice: u32) -> Context {
+        let Statement { model, request, node, tokens, .. } = *self;
         Context { request, node, model, slice, tokens }
     }
+}
 
+impl Task<'_> {
     /// Proves one slice and writes its file.
     fn prove_one(
         &self,
@@ -493,7 +511,7 @@ impl Task<'_> {
         let (slice, part) = (*slice, *part);
         let (columns, blinded) = self.published.slice(prover.circuit(), slice, part, weights)?;
         let proving = Instant::now();
-        let context = self.context(slice);
+        let context = self.statement.context(slice);
         let envelope =
             prover.prove(context, &columns, &blinded, trace, entering, leaving, bar).context(part)?;
         let proving_ms = milliseconds(proving);
@@ -518,6 +536,40 @@ impl Task<'_> {
             stages: Some(Stages::new(ready.execute_ms, ready.boundary_ms, &envelope.timings)),
         })
     }
+}
+
+/// Verifies every slice of a bundle by itself, and says how long each took, in milliseconds.
+///
+/// # Errors
+/// A slice is refused.
+pub fn verify_each(
+    published: &Published,
+    srs: &VerifierSrs,
+    bundle: &Bundle,
+    prompt: &[u32],
+    statement: &Statement,
+    publication: PublicationReceipt,
+) -> Result<Vec<f64>> {
+    let whole = Whole::of(&published.loaded)?;
+    let input = whole.input(&whole.ids(prompt, &bundle.answer, bundle.padding));
+    let output = whole.output(prompt.len(), &bundle.answer);
+    let open = |end: bool, values| match end {
+        true => BoundaryExpectation::Open(values),
+        false => BoundaryExpectation::Hidden,
+    };
+    let last = bundle.slices.len().saturating_sub(1);
+    let verify = |(at, (slice, envelope)): (usize, (u32, &Vec<u8>))| {
+        let expectation = Expectation {
+            context: statement.context(slice),
+            input: open(at == 0, &input),
+            output: open(at == last, &output),
+            publication,
+        };
+        let verifying = Instant::now();
+        verify_slice(&expectation, &published.loaded, srs, envelope)?;
+        Ok(milliseconds(verifying))
+    };
+    (0u32..).zip(&bundle.slices).enumerate().map(verify).collect()
 }
 
 /// What stands at the border before a part, value by value.

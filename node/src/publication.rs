@@ -76,8 +76,7 @@ impl Folder {
 
     /// The publication that a card belongs to.
     pub fn of_card(card: &Path) -> Self {
-        let root = card.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Folder(root.to_owned())
+        Folder(files::folder_of(card).to_owned())
     }
 
     /// The card.

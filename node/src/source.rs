@@ -185,7 +185,7 @@ pub fn prepare(output: &Output, path: Option<&Path>, choices: &Choices<'_>) -> R
 /// An empty prompt, one that is too long, or one that the vocabulary cannot express.
 pub fn prompt_ids(tokenizer: Option<&TextTokenizer>, prompt: &PromptArgs, limit: usize) -> Result<Vec<u32>> {
     let ids = match (&prompt.prompt, &prompt.ids) {
-        (Some(text), _) => tokenizer.ok_or(TokenizerError::Absent)?.encode(text)?,
+        (Some(text), _) => tokenizer.ok_or(TokenizerError::Absent)?.encode_whole(text)?,
         (None, ids) => ids.clone().unwrap_or_default(),
     };
     if ids.is_empty() {

@@ -158,6 +158,24 @@ fn forged_bundles_are_refused_each_for_its_reason() {
     folder.lamina(&again).exits(0);
     let other = ["verify", "a.bundle", "--card", "o/card.json", "--allow-insecure-srs"];
     folder.lamina(&other).exits(3).says("the bundle is of model");
+    // A slice, or the head, of that card among the others.
+    let foreign = [
+        "generate",
+        "--published",
+        "o",
+        "--prompt",
+        "1+2=",
+        "--prove",
+        "--out",
+        "d.bundle",
+        "--request",
+        "r",
+    ];
+    folder.lamina(&foreign).exits(0);
+    let d = bundle(&folder, "d.bundle");
+    for slice in 0..3 {
+        refused(&folder, &change(&|x| x.slices[slice] = d.slices[slice].clone()), "is for another model");
+    }
     // A card of layers is no model from token ids to token ids.
     let layers = ["publish", "--model", text(&model), "--out", "l", "--layers", "0", "--insecure-srs"];
     folder.lamina(&layers).exits(0);
@@ -280,11 +298,32 @@ fn whole_models_are_timed_and_verified() {
         assert_eq!(value["verified"], true);
         let slices = value["slices"].as_array().expect("figures of each slice");
         assert_eq!(slices.len(), 3);
-        assert!(slices.iter().all(|slice| slice["prove_ms"].as_f64().is_some_and(|ms| ms > 0.0)), "{value}");
+        for figure in ["prove_ms", "verify_ms"] {
+            assert!(slices.iter().all(|slice| slice[figure].as_f64().is_some_and(|ms| ms > 0.0)), "{value}");
+        }
         for figure in ["verify_ms", "bundle_bytes", "total_ms"] {
             assert!(value[figure].as_f64().is_some_and(|value| value > 0.0), "{figure}: {value}");
         }
     }
+}
+
+#[test]
+fn slices_are_proved_side_by_side_where_memory_allows() {
+    let folder = Folder::new("beside");
+    let publish =
+        ["publish", "--model", "bundled", "--out", "p", "--tokens", "4", "--answer", "2", "--insecure-srs"];
+    folder.lamina(&publish).exits(0);
+    let said = generate(&folder, "The", "a.bundle", &["--memory", "64"]).exits(0).json();
+    verify(&folder, "a.bundle", &["--prompt", "The"]).exits(0);
+    let slices = said["slices"].as_array().expect("figures");
+    let number = |slice: &serde_json::Value, name: &str| slice[name].as_f64().expect("a figure");
+    assert!(slices.windows(2).all(|pair| number(&pair[0], "slice") < number(&pair[1], "slice")));
+    let blocks = &slices[1..5];
+    let beside = blocks.windows(2).any(|pair| {
+        number(&pair[1], "started_ms") < number(&pair[0], "started_ms") + number(&pair[0], "prove_ms")
+    });
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    assert_eq!(beside, cores > 1, "on {cores} cores: {said}");
 }
 
 #[test]

@@ -402,6 +402,17 @@ fn chain_of(w: &World) {
     let (_, refusal) = slice(check(&ids, &moved, &parts).unwrap_err());
     assert!(matches!(refusal, Refusal::Boundary { column: 0, .. }), "{refusal}");
 
+    // The block left out, the head glued to the embedding: its own proof holds, the model has three slices.
+    let trace = execute_head(&head_layout(&w.circuits).spec, &w.head, &run.first, &POSITIONS).unwrap();
+    let (glued_answer, glued_output) = w.answer(&trace.tokens);
+    let glued = w.prove(2, &w.head_witness(&trace), &w.published[2], &borders[1], &glued_output);
+    let hidden = BoundaryExpectation::Hidden;
+    w.verify(2, hidden, BoundaryExpectation::Open(&glued_answer), &glued).unwrap();
+    let error = check(&ids, &glued_answer, &[parts[0], &glued]).unwrap_err();
+    assert_eq!(error, ChainError::Missing { slice: 1 });
+    let error = check(&ids, &glued_answer, &[parts[0], parts[1], &glued]).unwrap_err();
+    assert_eq!(error, ChainError::Boundary { slice: 2 });
+
     // The head of another stream: its own proof holds, the chain does not.
     let mut stream = run.block.output.q.clone();
     stream[0] ^= 1;

@@ -270,8 +270,13 @@ fn time(session: &Session, subject: Subject) -> Result<()> {
         verify_ms.push(milliseconds(started));
     }
     verify_ms.sort_by(f64::total_cmp);
+    let each = proving::verify_each(&published, &verifier_srs, &bundle, &prompt, &statement, publication)?;
     let bundle_bytes = bundle.encode().len();
     let total: f64 = slices.iter().filter_map(|slice| slice.prove_ms).sum();
+    let mut slices = serde_json::to_value(slices)?;
+    for (slice, ms) in slices.as_array_mut().into_iter().flatten().zip(each) {
+        slice["verify_ms"] = ms.into();
+    }
     let value = json!({
         "subject": name,
         "layers": parts.len() - 2,
@@ -297,11 +302,12 @@ fn time(session: &Session, subject: Subject) -> Result<()> {
         "commit": env!("LAMINA_COMMIT"),
     });
     session.output.value(&value)?;
-    let mut rows = vec![["slice", "prove ms", "proof bytes"].map(String::from).to_vec()];
+    let mut rows = vec![["slice", "prove ms", "verify ms", "proof bytes"].map(String::from).to_vec()];
     for slice in value["slices"].as_array().into_iter().flatten() {
         rows.push(vec![
             slice["part"].as_str().unwrap_or_default().to_owned(),
             format!("{:.0}", slice["prove_ms"].as_f64().unwrap_or_default()),
+            format!("{:.1}", slice["verify_ms"].as_f64().unwrap_or_default()),
             slice["proof_bytes"].to_string(),
         ]);
     }

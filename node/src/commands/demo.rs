@@ -6,7 +6,6 @@ use lamina_circuits::model::Part;
 use lamina_model::forward::arg_max;
 use lamina_prover::{Cpu, Progress, publish::BlindedColumns, srs::Srs};
 use lamina_verifier::{
-    boundary::OpenBoundary,
     bundle::{Bundle, BundleExpectation, PromptExpectation, Whole, verify_bundle},
     context::Context,
     envelope::Envelope,
@@ -209,7 +208,9 @@ pub fn run(session: &Session, arguments: &DemoArgs) -> Result<()> {
         verifier_srs: &verifier_srs,
         usable_rows: block.slice.1.shape().usable_rows,
     };
-    let slices = stage.verify_each(figures, &bundle, &whole, &prompt, &statement, receipt)?;
+    let verify_ms = proving::verify_each(&published, &verifier_srs, &bundle, &prompt, &statement, receipt)?;
+    let slices: Vec<Figures> =
+        figures.into_iter().zip(verify_ms).map(|(proved, verify_ms)| Figures { proved, verify_ms }).collect();
     let first = stage.proved(0, &decoded, &bundle, &statement)?;
     let second = stage.proved(1, &decoded, &bundle, &statement)?;
     let bar = Bar::new(output, "tampering", 5);
@@ -323,13 +324,7 @@ impl Stage<'_> {
         let weights = self.published.weights(part)?;
         let (columns, published) = self.published.slice(self.prover.circuit(), slice, part, &weights)?;
         let trace = self.run(part, &weights, &decoded.streams[layer])?;
-        let context = Context {
-            request: statement.request,
-            node: statement.node,
-            model: statement.model,
-            slice,
-            tokens: statement.tokens,
-        };
+        let context = statement.context(slice);
         let bytes = bundle.slices[slice as usize].clone();
         Ok(Proved { part, weights, columns, published, trace, context, bytes })
     }
@@ -347,41 +342,6 @@ impl Stage<'_> {
             Boundary::hide(self.srs, self.usable_rows, before)?,
             Boundary::hide(self.srs, self.usable_rows, after)?,
         ])
-    }
-
-    /// Verifies every slice of the bundle by itself.
-    fn verify_each(
-        &self,
-        figures: Vec<SliceFigures>,
-        bundle: &Bundle,
-        whole: &Whole,
-        prompt: &[u32],
-        statement: &Statement,
-        publication: PublicationReceipt,
-    ) -> Result<Vec<Figures>> {
-        let input = whole.input(&whole.ids(prompt, &bundle.answer, bundle.padding));
-        let output = whole.output(prompt.len(), &bundle.answer);
-        let last = bundle.slices.len() as u32 - 1;
-        let side = |end: bool, values| match end {
-            true => BoundaryExpectation::Open(values),
-            false => BoundaryExpectation::Hidden,
-        };
-        let verify = |proved: SliceFigures| {
-            let slice = proved.slice;
-            let (request, node, model, tokens) =
-                (statement.request, statement.node, statement.model, statement.tokens);
-            let expectation = Expectation {
-                context: Context { request, node, model, slice, tokens },
-                input: side(slice == 0, &input as &OpenBoundary),
-                output: side(slice == last, &output),
-                publication,
-            };
-            let verifying = Instant::now();
-            let envelope = &bundle.slices[slice as usize];
-            verify_slice(&expectation, &self.published.loaded, self.verifier_srs, envelope)?;
-            Ok(Figures { proved, verify_ms: milliseconds(verifying) })
-        };
-        figures.into_iter().map(verify).collect()
     }
 
     /// Verifies an envelope on the occasion of `one`, any hidden boundaries.

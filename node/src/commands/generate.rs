@@ -61,6 +61,7 @@ pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
 
     let folder = Folder::new(&parts_folder(out));
     folder.create()?;
+    files::sweep(files::folder_of(out));
     let bar = Bar::new(&session.output, "generating", slices.len() + 2);
     bar.begin(0, "reference string")?;
     let srs = published.srs(session)?;
@@ -68,12 +69,7 @@ pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
     let Decoded { answer, pass, streams, .. } =
         decode::greedy(&published.model()?, &whole, &prompt, most, &bar)?;
 
-    let before = if session.existing == Existing::Keep { folder.read_statement()? } else { None };
-    let request = match (&arguments.request, &before) {
-        (Some(text), _) => ids::request(text),
-        (None, Some(before)) => before.request,
-        (None, None) => ids::fresh_request()?,
-    };
+    let request = folder.request(arguments.request.as_deref(), session.existing)?;
     let statement = Statement {
         model: published.loaded.model(),
         request,
@@ -196,14 +192,13 @@ fn published(arguments: &GenerateArgs) -> Result<Published> {
     Published::load(&folder)
 }
 
-/// Cores that one proof keeps busy: more slices at a time than cores over this only take turns.
+/// Cores that one proof keeps busy: with fewer, slices proved at a time take turns.
 const CORES_A_SLICE: usize = 8;
 
-/// How many slices are proved at a time.
+/// How many slices are proved at a time: as many as fit the memory that was allowed, at most one a core.
 fn jobs(published: &Published, memory: Option<f64>) -> Result<usize> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let wanted = (cores / CORES_A_SLICE).max(1);
-    let Some(gigabytes) = memory else { return Ok(wanted) };
+    let Some(gigabytes) = memory else { return Ok((cores / CORES_A_SLICE).max(1)) };
     let needed = published.expected_bytes()? as f64 / 1e9;
     if gigabytes < needed {
         return Err(Failure::new(
@@ -214,7 +209,7 @@ fn jobs(published: &Published, memory: Option<f64>) -> Result<usize> {
             ),
         ));
     }
-    Ok(wanted.min((gigabytes / needed) as usize))
+    Ok(cores.min((gigabytes / needed) as usize))
 }
 
 fn most_tokens(asked: Option<usize>, whole: &Whole) -> Result<usize> {
@@ -336,6 +331,7 @@ pub mod join {
     /// boundaries differ: which part, and why.
     pub fn run(session: &Session, arguments: &JoinArgs) -> Result<()> {
         files::check_free(&arguments.out, session.existing)?;
+        files::sweep(files::folder_of(&arguments.out));
         let (_, card) = publication::read_card(&arguments.card, lamina_verifier::card::InsecureSrs::Accept)?;
         let parts = publication::parts_of(&card)?;
         let mut first: Option<(PathBuf, Statement)> = None;

@@ -209,7 +209,7 @@ fn json_file(path: &Path) -> Result<Value> {
     let bytes = files::read(path, 64 << 20)?;
     let value: Value = serde_json::from_slice(&bytes).context(path.display())?;
     if value.get("model_type").is_some() && value.get("hidden_size").is_some() {
-        return model(path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")));
+        return model(files::folder_of(path));
     }
     if value.get("kinds").is_none() {
         return Err(Failure::new(Kind::Input, format_args!("{} is JSON, but no model card", path.display())));

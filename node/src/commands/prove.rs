@@ -8,7 +8,6 @@ use crate::{
     cli::{LayerRange, ProveArgs},
     engine::Pass,
     failure::{Failure, Kind, Result},
-    files::Existing,
     ids,
     progress::Bar,
     proving::{self, Border, Folder, Statement, Task},
@@ -42,12 +41,7 @@ pub fn run(session: &Session, arguments: &ProveArgs) -> Result<()> {
     let prompt = source::prompt_ids(published.tokenizer()?.as_ref(), &arguments.prompt, tokens)?;
     let folder = Folder::new(&arguments.out);
     folder.create()?;
-    let before = if session.existing == Existing::Keep { folder.read_statement()? } else { None };
-    let request = match (&arguments.request, &before) {
-        (Some(text), _) => ids::request(text),
-        (None, Some(before)) => before.request,
-        (None, None) => ids::fresh_request()?,
-    };
+    let request = folder.request(arguments.request.as_deref(), session.existing)?;
     let statement = Statement {
         model: published.loaded.model(),
         request,

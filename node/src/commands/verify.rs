@@ -116,7 +116,7 @@ fn run_bundle(session: &Session, arguments: &VerifyArgs, card: &LoadedCard, path
     let receipt = receipt(arguments, &folder, card, &srs)?;
     let tokenizer = publication::read_tokenizer(&folder, card, whole.vocab())?;
     let prompt = match (&arguments.prompt, &arguments.ids) {
-        (Some(text), _) => Some(tokenizer.as_ref().ok_or(TokenizerError::Absent)?.encode(text)?),
+        (Some(text), _) => Some(tokenizer.as_ref().ok_or(TokenizerError::Absent)?.encode_whole(text)?),
         (None, ids) => ids.clone(),
     };
     if arguments.opening.is_some() && prompt.is_none() {
