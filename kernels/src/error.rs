@@ -3,7 +3,7 @@
 use cudarc::driver::DriverError;
 
 /// An error of the device, or of what was asked of it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// There is no `libcuda` on this machine.

@@ -8,7 +8,7 @@ use lamina_circuits::Fr;
 
 use crate::{
     device::{Argument, Device},
-    error::{Error, same},
+    error::{Error, at_most, same},
 };
 
 /// A field element as a kernel takes it: eight words, in the layout of the host's library.
@@ -31,7 +31,7 @@ impl From<Fr> for Argument {
 ///
 /// # Safety
 /// No padding, no invalid bit pattern, no pointer.
-pub(crate) unsafe trait Plain: Copy {}
+pub(crate) unsafe trait Plain: Copy + Send + Sync + 'static {}
 
 // SAFETY: integers.
 unsafe impl Plain for i8 {}
@@ -47,6 +47,8 @@ unsafe impl Plain for Fr {}
 unsafe impl Plain for Fq {}
 // SAFETY: an array of such.
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {}
+// SAFETY: an integer. Addresses among them are followed by kernels, whose launchers promise what they point to.
+unsafe impl Plain for u64 {}
 
 mod sealed {
     pub trait Sealed {}
@@ -180,7 +182,29 @@ impl<T: Plain> Buffer<T> {
 }
 
 impl<T> Buffer<T> {
-    fn base(&self) -> u64 {
+    /// Copies `bytes` bytes of the device from `source` to byte `at`. `source` is the address of at least as many.
+    pub(crate) fn copy_in(
+        &mut self,
+        device: &Device,
+        at: usize,
+        source: u64,
+        bytes: usize,
+    ) -> Result<(), Error> {
+        assert!(at + bytes <= self.len * size_of::<T>(), "beyond the buffer");
+        if bytes == 0 {
+            return Ok(());
+        }
+        let target = self.base() + at as u64;
+        // SAFETY: the target is within this buffer, the source as the caller says.
+        unsafe { result::memcpy_dtod_async(target, source, bytes, device.stream.cu_stream()) }
+            .map_err(Error::driver("copy on the device"))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn base(&self) -> u64 {
         // One stream: nothing waits on the guard.
         self.bytes.device_ptr(self.bytes.stream()).0
     }
@@ -252,10 +276,35 @@ impl<T: Cell> Matrix<T> {
         (0..self.columns).map(|at| self.column(device, at)).collect()
     }
 
+    /// Copies the columns of another matrix of as many rows to columns `at..`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where rows differ or columns are not there, [`Error::Driver`].
+    pub fn place(&mut self, device: &Device, at: usize, other: &Matrix<T>) -> Result<(), Error> {
+        same("rows of what is placed", self.rows, other.rows)?;
+        at_most("columns of what is placed, at most", self.columns.saturating_sub(at), other.columns)?;
+        let bytes = other.columns * self.rows * size_of::<T>();
+        self.buffer.copy_in(device, at * self.rows * size_of::<T>(), other.buffer.base(), bytes)
+    }
+
+    /// A matrix of zeros.
+    ///
+    /// # Errors
+    /// [`Error::Memory`], [`Error::Driver`].
+    pub fn zeros(device: &Device, columns: usize, rows: usize) -> Result<Self, Error> {
+        let len = columns.checked_mul(rows).ok_or(Error::Memory { needed: usize::MAX, free: 0 })?;
+        Ok(Matrix { buffer: Buffer::zeros(device, len)?, columns, rows })
+    }
+
     /// A matrix that a kernel will fill.
     pub(crate) fn uninitialised(device: &Device, columns: usize, rows: usize) -> Result<Self, Error> {
         let len = columns.checked_mul(rows).ok_or(Error::Memory { needed: usize::MAX, free: 0 })?;
         Ok(Matrix { buffer: Buffer::new(device, len)?, columns, rows })
+    }
+
+    /// A column that a kernel has filled.
+    pub(crate) fn from_buffer(buffer: Buffer<T>, rows: usize) -> Self {
+        Matrix { buffer, columns: 1, rows }
     }
 
     /// Number of columns.

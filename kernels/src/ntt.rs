@@ -30,7 +30,7 @@ pub struct Ntt {
     device: Device,
     log_n: u32,
     omega: Fr,
-    roots: Buffer<Fr>,
+    pub(crate) roots: Buffer<Fr>,
     n_inverse: Buffer<Fr>,
 }
 
@@ -76,6 +76,11 @@ impl Ntt {
     /// The root `w`.
     pub fn omega(&self) -> Fr {
         self.omega
+    }
+
+    /// Logarithm of the number of values.
+    pub fn log_n(&self) -> u32 {
+        self.log_n
     }
 
     /// Powers of `generator` for transforms on the coset `generator H`.

@@ -4,7 +4,7 @@ use lamina_circuits::Fr;
 
 use crate::{
     device::{Argument, Device, Grid},
-    error::{Error, same},
+    error::{Error, at_most, same},
     memory::{Buffer, Matrix},
 };
 
@@ -58,6 +58,36 @@ impl Device {
         // SAFETY: `scan_apply`. out, in: [columns, n], offsets: [columns, tiles].
         unsafe { self.launch("scan_apply", grid, &arguments) }?;
         Ok(out)
+    }
+
+    /// The sum of each column of at most 1024 rows, on the host.
+    pub(crate) fn totals(&self, columns: &Matrix<Fr>) -> Result<Vec<Fr>, Error> {
+        let (count, n) = (columns.columns(), columns.rows());
+        at_most("rows, at most", SCAN_TILE, n)?;
+        let out: Buffer<Fr> = Buffer::new(self, count)?;
+        let arguments = [
+            out.address(),
+            columns.buffer.address(),
+            Argument::U64(n as u64),
+            Argument::U32(n as u32),
+            Argument::U32(1),
+            Argument::U32(0),
+        ];
+        let grid = Grid { blocks: count, threads: THREADS, shared_bytes: 256 };
+        // SAFETY: `scan_totals`. totals: [columns, 1], in: [columns, n].
+        unsafe { self.launch("scan_totals", grid, &arguments) }?;
+        out.read(self, 0, count)
+    }
+
+    /// One row of every column, on the host.
+    pub(crate) fn rows_of(&self, columns: &Matrix<Fr>, row: usize) -> Result<Vec<Fr>, Error> {
+        let n = columns.rows();
+        let mut out: Buffer<Fr> = Buffer::new(self, columns.columns())?;
+        for at in 0..columns.columns() {
+            let source = columns.buffer.base() + ((at * n + row) * size_of::<Fr>()) as u64;
+            out.copy_in(self, at * size_of::<Fr>(), source, size_of::<Fr>())?;
+        }
+        out.read(self, 0, columns.columns())
     }
 
     /// The inverse of each element, and zero of zero.
