@@ -1,4 +1,4 @@
-//! Who may depend on whom: `kernels -> prover -> verifier -> circuits <- model`; only `node` and `benches` see everything.
+//! Who may depend on whom: `prover -> verifier -> circuits <- model`, `prover -> kernels -> circuits`; only `node` and `benches` see everything.
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use std::{
@@ -12,8 +12,8 @@ use serde_json::Value;
 const LAW: [(&str, &[&str]); 8] = [
     ("lamina-circuits", &[]),
     ("lamina-verifier", &["lamina-circuits"]),
-    ("lamina-prover", &["lamina-circuits", "lamina-verifier"]),
-    ("lamina-kernels", &["lamina-circuits", "lamina-verifier", "lamina-prover"]),
+    ("lamina-kernels", &["lamina-circuits"]),
+    ("lamina-prover", &["lamina-circuits", "lamina-verifier", "lamina-kernels"]),
     // The stand-in for a GPU: for tests alone.
     ("lamina-kernels-emu", &[]),
     ("lamina-model", &["lamina-circuits"]),
