@@ -1,4 +1,4 @@
-//! Who may depend on whom: `prover -> verifier -> circuits <- model`; only `node` and `benches` see everything.
+//! Who may depend on whom: `prover -> verifier -> circuits <- model`, `prover -> kernels -> circuits`; only `node` and `benches` see everything.
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use std::{
@@ -9,10 +9,13 @@ use std::{
 use serde_json::Value;
 
 /// Our crates and those of ours that they may depend on outside tests.
-const LAW: [(&str, &[&str]); 6] = [
+const LAW: [(&str, &[&str]); 8] = [
     ("lamina-circuits", &[]),
     ("lamina-verifier", &["lamina-circuits"]),
-    ("lamina-prover", &["lamina-circuits", "lamina-verifier"]),
+    ("lamina-kernels", &["lamina-circuits"]),
+    ("lamina-prover", &["lamina-circuits", "lamina-verifier", "lamina-kernels"]),
+    // The stand-in for a GPU: for tests alone.
+    ("lamina-kernels-emu", &[]),
     ("lamina-model", &["lamina-circuits"]),
     ("lamina", &["lamina-circuits", "lamina-verifier", "lamina-prover", "lamina-model"]),
     ("lamina-benches", &["lamina-circuits", "lamina-verifier", "lamina-prover", "lamina-model"]),

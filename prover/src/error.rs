@@ -66,6 +66,23 @@ pub enum KeyError {
     },
 }
 
+/// Why a backend did not compute what it was asked to.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BackendError {
+    /// The device or its driver failed, or there is none.
+    #[error(transparent)]
+    Device(#[from] lamina_kernels::Error),
+    /// A proof with this key does not fit the device's memory.
+    #[error("a proof with this key needs {needed} bytes of device memory, {free} are free")]
+    Plan {
+        /// Bytes that the plan says, of the key and the proof together.
+        needed: usize,
+        /// Bytes that were free.
+        free: usize,
+    },
+}
+
 /// Why the parameters do not fit.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
@@ -84,6 +101,9 @@ pub enum SetupError {
     /// The library's serialisation of its parameters is not what this version expects.
     #[error("the parameters could not be read out of the library")]
     Layout,
+    /// The backend could not take over bases and key.
+    #[error("loading the key into the backend")]
+    Backend(#[from] BackendError),
 }
 
 /// Why no proof was produced.
@@ -143,4 +163,18 @@ pub enum ProveError {
     /// Writing to the transcript failed: a commitment is the point at infinity.
     #[error("transcript: a commitment is the point at infinity")]
     Transcript(#[source] std::io::Error),
+    /// The backend failed; there is no proof.
+    #[error("the backend failed during {stage}")]
+    Backend {
+        /// The stage of the proof, as [`crate::Progress`] names it.
+        stage: &'static str,
+        /// Why.
+        source: BackendError,
+    },
+    /// The first proof of this key on this backend does not verify: what the backend computed is wrong.
+    #[error("the backend {backend} computed a proof that does not verify: do not use it")]
+    WrongProof {
+        /// The backend's name.
+        backend: String,
+    },
 }

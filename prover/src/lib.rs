@@ -3,7 +3,8 @@
 //! - [`key`]: proving keys; [`setup`]: commitment bases.
 //! - [`prove`]: the protocol, written once against [`backend::Backend`].
 //! - [`expression`]: gates as one identity, constants folded, linear parts kept whole.
-//! - [`backend`]: [`backend::Reference`] (the oracle), [`backend::Cpu`] (fast), [`backend::Dual`] (both).
+//! - [`backend`]: [`backend::Reference`] (the oracle), [`backend::Cpu`] (fast),
+//!   [`backend::Cuda`] (a GPU), [`backend::Dual`] (two, compared).
 //! - [`blinding`]: the randomness of a proof; [`progress`]: stages, cancellation, timings.
 //! - [`synthesized`], [`stock`]: ordinary circuits as witnesses, and halo2's own prover, to compare with.
 
@@ -21,9 +22,9 @@ pub mod srs;
 pub mod stock;
 pub mod synthesized;
 
-pub use backend::{Backend, Cpu, Dual, Kernels, Reference};
+pub use backend::{Backend, Cpu, Cuda, Dual, Kernels, Reference};
 pub use blinding::Blinding;
-pub use error::{KeyError, ProveError, SetupError, UnsupportedError};
+pub use error::{BackendError, KeyError, ProveError, SetupError, UnsupportedError};
 pub use key::ProvingKey;
 pub use progress::{Progress, Silent, Timings};
 #[cfg(feature = "cheat")]

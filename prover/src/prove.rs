@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt, time::Instant};
 
-use ff::Field;
+use ff::{Field, PrimeField};
 use group::Curve;
 use halo2_proofs::{
     halo2curves::bn256::{Bn256, G1, G1Affine, G2Affine},
@@ -19,9 +19,9 @@ use lamina_circuits::{
 use rayon::prelude::*;
 
 use crate::{
-    backend::{Backend, Columns, Combination, Setup, Table},
+    backend::{Backend, Columns, Combination, Setup, Shape, Table},
     blinding::{Blinding, Stream, wipe},
-    error::{ProveError, SetupError},
+    error::{BackendError, ProveError, SetupError},
     expression::{Identity, Node, Source, source_of},
     key::ProvingKey,
     progress::{Progress, Timings},
@@ -134,13 +134,23 @@ impl<'a, B: Backend> Prover<'a, B> {
         if bases.k != pk.k() {
             return Err(SetupError::Rows { expected: pk.k(), actual: bases.k });
         }
+        let identity = sample_identity(pk);
+        let products = pk.vk().cs().permutation().get_columns().len().div_ceil(pk.degree() - 2);
+        let cs = pk.vk().cs();
+        let shape = Shape {
+            columns: cs.num_advice_columns() + cs.num_instance_columns(),
+            products,
+            openings: rotation_sets(pk, products).len(),
+            identity: &identity,
+        };
         let loaded = backend.load(&Setup {
+            shape,
             bases: &bases,
             degree: pk.degree(),
             usable: pk.usable_rows(),
             fixed: &pk.fixed,
             sigma: &pk.sigma,
-        });
+        })?;
         let rows = Table::new(&bases.lagrange[pk.usable_rows()..]);
         Ok(Prover {
             key: pk,
@@ -203,6 +213,7 @@ impl<'a, B: Backend> Prover<'a, B> {
             prover: self,
             transcript: Blake2bWrite::<_, _, Challenge255<_>>::init(Vec::new()),
             progress,
+            stage: "witness",
             done: 0,
             timings: Timings::default(),
             started: Instant::now(),
@@ -252,6 +263,7 @@ struct Run<'p, 'a, B: Backend> {
     prover: &'p Prover<'a, B>,
     transcript: Blake,
     progress: &'p dyn Progress,
+    stage: &'static str,
     done: usize,
     timings: Timings,
     started: Instant,
@@ -317,8 +329,15 @@ impl<B: Backend> Run<'_, '_, B> {
             return Err(ProveError::Cancelled);
         }
         self.progress.stage(name, self.done, STAGES);
+        self.stage = name;
         self.done = (self.done + 1).min(STAGES);
         Ok(())
+    }
+
+    /// For `map_err`: names the stage.
+    fn failed(&self) -> impl Fn(BackendError) -> ProveError + use<B> {
+        let stage = self.stage;
+        move |source| ProveError::Backend { stage, source }
     }
 
     fn lap(&mut self, part: Part, name: &'static str) {
@@ -381,7 +400,8 @@ impl<B: Backend> Run<'_, '_, B> {
             instance: instances
                 .iter()
                 .map(|values| backend.column(loaded, Column::Field(values.clone()), Vec::new()))
-                .collect(),
+                .collect::<Result<_, _>>()
+                .map_err(self.failed())?,
             product: Vec::new(),
         };
         let (mut deltas, mut commitments) = (Vec::new(), Vec::new());
@@ -431,22 +451,23 @@ impl<B: Backend> Run<'_, '_, B> {
                 tail
             })
             .collect();
-        let products = backend.products(loaded, &columns.view(), &sets, beta, gamma, tails);
+        let products =
+            backend.products(loaded, &columns.view(), &sets, beta, gamma, tails).map_err(self.failed())?;
         columns.product = products;
         self.lap(Part::Commit, "permutation products");
         let products: Vec<_> = columns.product.iter().collect();
-        let points = backend.commit(loaded, &products);
+        let points = backend.commit(loaded, &products).map_err(self.failed())?;
         self.write_points(&points)?;
         self.lap(Part::Commit, "permutation commitments");
 
-        let (random, random_commitment) = self.random_poly(&mut stream, n);
+        let (random, random_commitment) = self.random_poly(&mut stream, n).map_err(self.failed())?;
         self.write_points(&[random_commitment])?;
         self.lap(Part::Commit, "random polynomial");
         let y = self.squeeze();
 
         self.stage("quotient")?;
         let identity = Identity::new(cs, key.degree(), &challenges, beta, gamma, y);
-        let polys = backend.quotient(loaded, &columns.view(), &identity);
+        let polys = backend.quotient(loaded, &columns.view(), &identity).map_err(self.failed())?;
         self.lap(Part::Quotient, "quotient");
         self.stage("commit to the quotient")?;
         let limbs = self.commit_limbs(polys, &mut stream)?;
@@ -513,7 +534,8 @@ impl<B: Backend> Run<'_, '_, B> {
                     *t += published;
                 }
             }
-            columns.advice[index] = Some(prover.backend.column(&prover.loaded, values, tail));
+            let column = prover.backend.column(&prover.loaded, values, tail).map_err(self.failed())?;
+            columns.advice[index] = Some(column);
             indices.push(index);
         }
         stream.skip(count);
@@ -533,7 +555,7 @@ impl<B: Backend> Run<'_, '_, B> {
             .filter(|index| linked(index).is_none())
             .filter_map(|index| columns.advice[*index].as_ref())
             .collect();
-        let mut points = prover.backend.commit(&prover.loaded, &fresh).into_iter();
+        let mut points = prover.backend.commit(&prover.loaded, &fresh).map_err(self.failed())?.into_iter();
         let all: Vec<G1Affine> = indices
             .iter()
             .filter_map(|index| match linked(index) {
@@ -545,15 +567,15 @@ impl<B: Backend> Run<'_, '_, B> {
         Ok((deltas, commitments))
     }
 
-    fn random_poly(&self, stream: &mut Stream<'_>, n: usize) -> (B::Poly, G1Affine) {
+    fn random_poly(&self, stream: &mut Stream<'_>, n: usize) -> Result<(B::Poly, G1Affine), BackendError> {
         let prover = self.prover;
         if stream.stock {
             let mut full = Vec::with_capacity(n);
             full.resize_with(n, || Fr::random(rand_core::OsRng));
             stream.skip(1);
-            let poly = prover.backend.poly(&prover.loaded, full);
-            let point = prover.backend.commit_polys(&prover.loaded, &[&poly])[0];
-            return (poly, point);
+            let poly = prover.backend.poly(&prover.loaded, full)?;
+            let point = prover.backend.commit_polys(&prover.loaded, &[&poly])?[0];
+            return Ok((poly, point));
         }
         let coefficients = stream.scalars(RANDOM_COEFFICIENTS.min(n));
         let point = coefficients
@@ -562,7 +584,7 @@ impl<B: Backend> Run<'_, '_, B> {
             .map(|(coefficient, base)| base * coefficient)
             .sum::<G1>()
             .to_affine();
-        (prover.backend.poly(&prover.loaded, coefficients), point)
+        Ok((prover.backend.poly(&prover.loaded, coefficients)?, point))
     }
 
     fn commit_limbs(
@@ -579,7 +601,7 @@ impl<B: Backend> Run<'_, '_, B> {
             *last = Fr::ZERO;
         }
         let borrowed: Vec<&B::Poly> = polys.iter().collect();
-        let mut points = prover.backend.commit_polys(&prover.loaded, &borrowed);
+        let mut points = prover.backend.commit_polys(&prover.loaded, &borrowed).map_err(self.failed())?;
         if stream.blind_limbs {
             let next_power = prover.bases.next_power.ok_or(ProveError::NoNextPower)?;
             let one = prover.bases.monomial[0];
@@ -633,14 +655,15 @@ impl<B: Backend> Run<'_, '_, B> {
         let extra: Vec<_> = queries.split_off(written);
         queries.extend(extra.into_iter().filter(|query| seen.insert(*query)));
 
-        let values = backend.evaluate(loaded, columns, &queries, x);
+        let values = backend.evaluate(loaded, columns, &queries, x).map_err(self.failed())?;
         let xn = x.pow_vartime([1u64 << key.k()]);
         let quotient = limbs
             .polys
             .iter()
             .rev()
             .map(|limb| backend.evaluate_poly(loaded, limb, x))
-            .fold(Fr::ZERO, |acc, value| acc * xn + value);
+            .try_fold(Fr::ZERO, |acc, value| value.map(|value| acc * xn + value))
+            .map_err(self.failed())?;
         let vanishing = quotient * (xn - Fr::ONE);
         #[cfg(feature = "cheat")]
         let values = match self.prover.false_claim {
@@ -648,7 +671,8 @@ impl<B: Backend> Run<'_, '_, B> {
             None => values,
         };
         self.write_scalars(&values[..before_random])?;
-        self.write_scalars(&[backend.evaluate_poly(loaded, random, x)])?;
+        let random = backend.evaluate_poly(loaded, random, x).map_err(self.failed())?;
+        self.write_scalars(&[random])?;
         self.write_scalars(&values[before_random..written])?;
         if self.prover.self_check && identity_at(identity, &queries, &values) != vanishing {
             return Err(ProveError::Unsatisfied);
@@ -710,7 +734,7 @@ impl<B: Backend> Run<'_, '_, B> {
                 combination
             })
             .collect();
-        let numerators = backend.combine(loaded, columns, &combinations);
+        let numerators = backend.combine(loaded, columns, &combinations).map_err(self.failed())?;
         self.lap(Part::Open, "opening combinations");
 
         let points = |rotations: &[u64]| -> Vec<Fr> {
@@ -723,17 +747,18 @@ impl<B: Backend> Run<'_, '_, B> {
             .iter()
             .zip(&numerators)
             .map(|(set, numerator)| backend.divide(loaded, numerator, &points(&set.rotations)))
-            .collect();
+            .collect::<Result<_, _>>()
+            .map_err(self.failed())?;
         let h = Combination {
             columns: Vec::new(),
             polys: quotients.iter().zip(powers(v)).collect(),
             sparse: Vec::new(),
         };
-        let mut h = backend.combine(loaded, columns, &[h]);
+        let mut h = backend.combine(loaded, columns, &[h]).map_err(self.failed())?;
         let Some(h) = h.pop() else {
             return Err(ProveError::Unsatisfied);
         };
-        let point = backend.commit_polys(loaded, &[&h]);
+        let point = backend.commit_polys(loaded, &[&h]).map_err(self.failed())?;
         self.write_points(&point)?;
         self.lap(Part::Open, "opening quotient");
 
@@ -753,13 +778,27 @@ impl<B: Backend> Run<'_, '_, B> {
         let mut polys: Vec<(&B::Poly, Fr)> = numerators.iter().zip(scales).collect();
         polys.push((&h, -vanish(&mut all.iter().copied()) * first));
         let linear = Combination { columns: Vec::new(), polys, sparse: Vec::new() };
-        let linear = backend.combine(loaded, columns, &[linear]);
-        let witness = backend.divide(loaded, &linear[0], &[u]);
-        let point = backend.commit_polys(loaded, &[&witness]);
+        let linear = backend.combine(loaded, columns, &[linear]).map_err(self.failed())?;
+        let witness = backend.divide(loaded, &linear[0], &[u]).map_err(self.failed())?;
+        let point = backend.commit_polys(loaded, &[&witness]).map_err(self.failed())?;
         self.write_points(&point)?;
         self.lap(Part::Open, "opening witness");
         Ok(())
     }
+}
+
+/// The identity for challenges of no meaning. Its shape is that of every proof's, as challenges that make terms cancel have
+/// no probability.
+fn sample_identity(key: &ProvingKey) -> Identity {
+    let cs = key.vk().cs();
+    let mut next = Fr::MULTIPLICATIVE_GENERATOR;
+    let mut draw = || {
+        next = next.square() + Fr::ONE;
+        next
+    };
+    let challenges: Vec<Fr> = (0..cs.num_challenges()).map(|_| draw()).collect();
+    let (beta, gamma, y) = (draw(), draw(), draw());
+    Identity::new(cs, key.degree(), &challenges, beta, gamma, y)
 }
 
 /// The identity's value, given those of the columns.

@@ -4,7 +4,10 @@ use halo2_proofs::halo2curves::bn256::G1Affine;
 use lamina_circuits::{Fr, witness::Column};
 
 use super::{Backend, Columns, Combination, Setup};
-use crate::expression::{Identity, Source};
+use crate::{
+    error::BackendError,
+    expression::{Identity, Source},
+};
 
 /// Runs `A` and `B` and panics, naming the step, where their results differ.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,6 +32,9 @@ fn halves<'a, L, R>(columns: &Columns<'a, (L, R)>) -> (Columns<'a, L>, Columns<'
     (left, right)
 }
 
+/// Polynomials of two backends, side by side.
+type Both<A, B> = Vec<(<A as Backend>::Poly, <B as Backend>::Poly)>;
+
 impl<A: Backend, B: Backend> Dual<A, B> {
     fn same_polys(
         &self,
@@ -36,12 +42,12 @@ impl<A: Backend, B: Backend> Dual<A, B> {
         key: &(A::Key, B::Key),
         left: Vec<A::Poly>,
         right: Vec<B::Poly>,
-    ) -> Vec<(A::Poly, B::Poly)> {
+    ) -> Result<Both<A, B>, BackendError> {
         agree(step, left.len(), right.len());
         for (l, r) in left.iter().zip(&right) {
-            agree(step, self.0.read_poly(&key.0, l), self.1.read_poly(&key.1, r));
+            agree(step, self.0.read_poly(&key.0, l)?, self.1.read_poly(&key.1, r)?);
         }
-        left.into_iter().zip(right).collect()
+        Ok(left.into_iter().zip(right).collect())
     }
 }
 
@@ -54,50 +60,54 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         format!("dual({}, {})", self.0.name(), self.1.name())
     }
 
-    fn load(&self, setup: &Setup<'_>) -> Self::Key {
-        (self.0.load(setup), self.1.load(setup))
+    fn verify_first(&self) -> bool {
+        self.0.verify_first() || self.1.verify_first()
     }
 
-    fn column(&self, key: &Self::Key, values: Column, tail: Vec<Fr>) -> Self::Column {
-        let left = self.0.column(&key.0, values.clone(), tail.clone());
-        let right = self.1.column(&key.1, values, tail);
-        agree("column", self.0.read_column(&key.0, &left), self.1.read_column(&key.1, &right));
-        (left, right)
+    fn load(&self, setup: &Setup<'_>) -> Result<Self::Key, BackendError> {
+        Ok((self.0.load(setup)?, self.1.load(setup)?))
     }
 
-    fn poly(&self, key: &Self::Key, coefficients: Vec<Fr>) -> Self::Poly {
-        (self.0.poly(&key.0, coefficients.clone()), self.1.poly(&key.1, coefficients))
+    fn column(&self, key: &Self::Key, values: Column, tail: Vec<Fr>) -> Result<Self::Column, BackendError> {
+        let left = self.0.column(&key.0, values.clone(), tail.clone())?;
+        let right = self.1.column(&key.1, values, tail)?;
+        agree("column", self.0.read_column(&key.0, &left)?, self.1.read_column(&key.1, &right)?);
+        Ok((left, right))
     }
 
-    fn read_column(&self, key: &Self::Key, column: &Self::Column) -> Vec<Fr> {
+    fn poly(&self, key: &Self::Key, coefficients: Vec<Fr>) -> Result<Self::Poly, BackendError> {
+        Ok((self.0.poly(&key.0, coefficients.clone())?, self.1.poly(&key.1, coefficients)?))
+    }
+
+    fn read_column(&self, key: &Self::Key, column: &Self::Column) -> Result<Vec<Fr>, BackendError> {
         self.0.read_column(&key.0, &column.0)
     }
 
-    fn read_poly(&self, key: &Self::Key, poly: &Self::Poly) -> Vec<Fr> {
+    fn read_poly(&self, key: &Self::Key, poly: &Self::Poly) -> Result<Vec<Fr>, BackendError> {
         self.0.read_poly(&key.0, &poly.0)
     }
 
-    fn commit(&self, key: &Self::Key, columns: &[&Self::Column]) -> Vec<G1Affine> {
+    fn commit(&self, key: &Self::Key, columns: &[&Self::Column]) -> Result<Vec<G1Affine>, BackendError> {
         let left: Vec<_> = columns.iter().map(|c| &c.0).collect();
         let right: Vec<_> = columns.iter().map(|c| &c.1).collect();
-        agree("commit", self.0.commit(&key.0, &left), self.1.commit(&key.1, &right))
+        Ok(agree("commit", self.0.commit(&key.0, &left)?, self.1.commit(&key.1, &right)?))
     }
 
-    fn commit_polys(&self, key: &Self::Key, polys: &[&Self::Poly]) -> Vec<G1Affine> {
+    fn commit_polys(&self, key: &Self::Key, polys: &[&Self::Poly]) -> Result<Vec<G1Affine>, BackendError> {
         let left: Vec<_> = polys.iter().map(|p| &p.0).collect();
         let right: Vec<_> = polys.iter().map(|p| &p.1).collect();
-        agree("commit_polys", self.0.commit_polys(&key.0, &left), self.1.commit_polys(&key.1, &right))
+        Ok(agree("commit_polys", self.0.commit_polys(&key.0, &left)?, self.1.commit_polys(&key.1, &right)?))
     }
 
-    fn coefficients(&self, key: &Self::Key, column: &Self::Column) -> Self::Poly {
-        let left = self.0.coefficients(&key.0, &column.0);
-        let right = self.1.coefficients(&key.1, &column.1);
-        agree("coefficients", self.0.read_poly(&key.0, &left), self.1.read_poly(&key.1, &right));
-        (left, right)
+    fn coefficients(&self, key: &Self::Key, column: &Self::Column) -> Result<Self::Poly, BackendError> {
+        let left = self.0.coefficients(&key.0, &column.0)?;
+        let right = self.1.coefficients(&key.1, &column.1)?;
+        agree("coefficients", self.0.read_poly(&key.0, &left)?, self.1.read_poly(&key.1, &right)?);
+        Ok((left, right))
     }
 
-    fn coset(&self, key: &Self::Key, poly: &Self::Poly, coset: usize) -> Vec<Fr> {
-        agree("coset", self.0.coset(&key.0, &poly.0, coset), self.1.coset(&key.1, &poly.1, coset))
+    fn coset(&self, key: &Self::Key, poly: &Self::Poly, coset: usize) -> Result<Vec<Fr>, BackendError> {
+        Ok(agree("coset", self.0.coset(&key.0, &poly.0, coset)?, self.1.coset(&key.1, &poly.1, coset)?))
     }
 
     fn products(
@@ -108,15 +118,15 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         beta: Fr,
         gamma: Fr,
         tails: Vec<Vec<Fr>>,
-    ) -> Vec<Self::Column> {
+    ) -> Result<Vec<Self::Column>, BackendError> {
         let (l, r) = halves(columns);
-        let left = self.0.products(&key.0, &l, sets, beta, gamma, tails.clone());
-        let right = self.1.products(&key.1, &r, sets, beta, gamma, tails);
+        let left = self.0.products(&key.0, &l, sets, beta, gamma, tails.clone())?;
+        let right = self.1.products(&key.1, &r, sets, beta, gamma, tails)?;
         agree("products", left.len(), right.len());
         for (l, r) in left.iter().zip(&right) {
-            agree("products", self.0.read_column(&key.0, l), self.1.read_column(&key.1, r));
+            agree("products", self.0.read_column(&key.0, l)?, self.1.read_column(&key.1, r)?);
         }
-        left.into_iter().zip(right).collect()
+        Ok(left.into_iter().zip(right).collect())
     }
 
     fn quotient(
@@ -124,10 +134,10 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         key: &Self::Key,
         columns: &Columns<'_, Self::Column>,
         identity: &Identity,
-    ) -> Vec<Self::Poly> {
+    ) -> Result<Vec<Self::Poly>, BackendError> {
         let (l, r) = halves(columns);
-        let left = self.0.quotient(&key.0, &l, identity);
-        let right = self.1.quotient(&key.1, &r, identity);
+        let left = self.0.quotient(&key.0, &l, identity)?;
+        let right = self.1.quotient(&key.1, &r, identity)?;
         self.same_polys("quotient", key, left, right)
     }
 
@@ -137,17 +147,21 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         columns: &Columns<'_, Self::Column>,
         queries: &[(Source, i32)],
         x: Fr,
-    ) -> Vec<Fr> {
+    ) -> Result<Vec<Fr>, BackendError> {
         let (l, r) = halves(columns);
-        agree("evaluate", self.0.evaluate(&key.0, &l, queries, x), self.1.evaluate(&key.1, &r, queries, x))
+        Ok(agree(
+            "evaluate",
+            self.0.evaluate(&key.0, &l, queries, x)?,
+            self.1.evaluate(&key.1, &r, queries, x)?,
+        ))
     }
 
-    fn evaluate_poly(&self, key: &Self::Key, poly: &Self::Poly, x: Fr) -> Fr {
-        agree(
+    fn evaluate_poly(&self, key: &Self::Key, poly: &Self::Poly, x: Fr) -> Result<Fr, BackendError> {
+        Ok(agree(
             "evaluate_poly",
-            self.0.evaluate_poly(&key.0, &poly.0, x),
-            self.1.evaluate_poly(&key.1, &poly.1, x),
-        )
+            self.0.evaluate_poly(&key.0, &poly.0, x)?,
+            self.1.evaluate_poly(&key.1, &poly.1, x)?,
+        ))
     }
 
     fn combine(
@@ -155,7 +169,7 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         key: &Self::Key,
         columns: &Columns<'_, Self::Column>,
         combinations: &[Combination<'_, Self::Poly>],
-    ) -> Vec<Self::Poly> {
+    ) -> Result<Vec<Self::Poly>, BackendError> {
         let (l, r) = halves(columns);
         let left: Vec<_> = combinations
             .iter()
@@ -173,15 +187,15 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
                 sparse: one.sparse.clone(),
             })
             .collect();
-        let left = self.0.combine(&key.0, &l, &left);
-        let right = self.1.combine(&key.1, &r, &right);
+        let left = self.0.combine(&key.0, &l, &left)?;
+        let right = self.1.combine(&key.1, &r, &right)?;
         self.same_polys("combine", key, left, right)
     }
 
-    fn divide(&self, key: &Self::Key, poly: &Self::Poly, roots: &[Fr]) -> Self::Poly {
-        let left = self.0.divide(&key.0, &poly.0, roots);
-        let right = self.1.divide(&key.1, &poly.1, roots);
-        agree("divide", self.0.read_poly(&key.0, &left), self.1.read_poly(&key.1, &right));
-        (left, right)
+    fn divide(&self, key: &Self::Key, poly: &Self::Poly, roots: &[Fr]) -> Result<Self::Poly, BackendError> {
+        let left = self.0.divide(&key.0, &poly.0, roots)?;
+        let right = self.1.divide(&key.1, &poly.1, roots)?;
+        agree("divide", self.0.read_poly(&key.0, &left)?, self.1.read_poly(&key.1, &right)?);
+        Ok((left, right))
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! A backend is handed columns, polynomials and field elements and returns the same; which challenge means
 //! what is [`crate::Prover`]'s business. [`Reference`] is the oracle: naive and slow. [`Cpu`] is the fast
-//! one. [`Dual`] runs both and compares every result.
+//! one, [`Cuda`] computes on a GPU. [`Dual`] runs two and compares every result.
 
 mod cpu;
+mod cuda;
 mod dual;
 mod host;
+mod program;
 mod reference;
 
 use halo2_proofs::halo2curves::bn256::G1Affine;
@@ -15,11 +17,13 @@ use lamina_circuits::{Fr, witness::Column};
 pub use cpu::Kernels;
 pub use cpu::{Cpu, CpuKey};
 pub(crate) use cpu::{Scalars, Table, multiply};
+pub use cuda::{Cuda, CudaColumn, CudaKey, Plan};
 pub use dual::Dual;
 pub use host::HostColumn;
 pub use reference::{Reference, ReferenceKey};
 
 use crate::{
+    error::BackendError,
     expression::{Identity, Source},
     setup::Bases,
 };
@@ -37,6 +41,21 @@ pub struct Setup<'a> {
     pub fixed: &'a [Column],
     /// Permutation columns, `n` values each.
     pub sigma: &'a [Column],
+    /// What proofs will be made of, for backends that plan their memory.
+    pub shape: Shape<'a>,
+}
+
+/// What a proof with a key is made of; the same for every proof.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape<'a> {
+    /// Advice and instance columns.
+    pub columns: usize,
+    /// Permutation products.
+    pub products: usize,
+    /// Sets of points that polynomials are opened at.
+    pub openings: usize,
+    /// The identity, for challenges of no meaning; without nodes where no quotient will be asked for.
+    pub identity: &'a Identity,
 }
 
 /// The columns of one proof, by index; `None` where the circuit has not reached the phase.
@@ -78,6 +97,10 @@ pub struct Combination<'a, P> {
 /// # Shapes
 /// A column is `n` values in the Lagrange basis. A polynomial is any number of coefficients up to `n + 1`.
 ///
+/// # Errors
+/// [`BackendError`], where the device that computes fails or is full; backends in the host's memory never do. Nothing that
+/// a backend has returned before is wrong for it, and a proof under way cannot be continued.
+///
 /// # Panics
 /// Methods may panic if handed columns or polynomials of another key or of other sizes.
 pub trait Backend: Sync {
@@ -91,32 +114,38 @@ pub trait Backend: Sync {
     /// The backend's name, which tests assert.
     fn name(&self) -> String;
 
+    /// Whether the first proof with a key must be verified before it is handed out: where a device or a driver that nobody
+    /// has seen may compute something else than what it was told.
+    fn verify_first(&self) -> bool {
+        false
+    }
+
     /// Loads bases and key columns.
-    fn load(&self, setup: &Setup<'_>) -> Self::Key;
+    fn load(&self, setup: &Setup<'_>) -> Result<Self::Key, BackendError>;
 
     /// Takes over a column: `values` in rows `0..n - tail.len()`, zero where none is given, then `tail`.
-    fn column(&self, key: &Self::Key, values: Column, tail: Vec<Fr>) -> Self::Column;
+    fn column(&self, key: &Self::Key, values: Column, tail: Vec<Fr>) -> Result<Self::Column, BackendError>;
 
     /// Takes over a polynomial.
-    fn poly(&self, key: &Self::Key, coefficients: Vec<Fr>) -> Self::Poly;
+    fn poly(&self, key: &Self::Key, coefficients: Vec<Fr>) -> Result<Self::Poly, BackendError>;
 
     /// The values of a column.
-    fn read_column(&self, key: &Self::Key, column: &Self::Column) -> Vec<Fr>;
+    fn read_column(&self, key: &Self::Key, column: &Self::Column) -> Result<Vec<Fr>, BackendError>;
 
     /// The coefficients of a polynomial.
-    fn read_poly(&self, key: &Self::Key, poly: &Self::Poly) -> Vec<Fr>;
+    fn read_poly(&self, key: &Self::Key, poly: &Self::Poly) -> Result<Vec<Fr>, BackendError>;
 
     /// `C = sum_i f_i [L_i(tau)]` for each column.
-    fn commit(&self, key: &Self::Key, columns: &[&Self::Column]) -> Vec<G1Affine>;
+    fn commit(&self, key: &Self::Key, columns: &[&Self::Column]) -> Result<Vec<G1Affine>, BackendError>;
 
     /// `C = sum_i f_i [tau^i]` for each polynomial of at most `n` coefficients.
-    fn commit_polys(&self, key: &Self::Key, polys: &[&Self::Poly]) -> Vec<G1Affine>;
+    fn commit_polys(&self, key: &Self::Key, polys: &[&Self::Poly]) -> Result<Vec<G1Affine>, BackendError>;
 
     /// The coefficients of a column: the inverse transform.
-    fn coefficients(&self, key: &Self::Key, column: &Self::Column) -> Self::Poly;
+    fn coefficients(&self, key: &Self::Key, column: &Self::Column) -> Result<Self::Poly, BackendError>;
 
     /// The values of a polynomial of at most `n` coefficients on `g_j * H`, `j < degree - 1`.
-    fn coset(&self, key: &Self::Key, poly: &Self::Poly, coset: usize) -> Vec<Fr>;
+    fn coset(&self, key: &Self::Key, poly: &Self::Poly, coset: usize) -> Result<Vec<Fr>, BackendError>;
 
     /// The permutation argument's running products, one for each set of columns.
     ///
@@ -133,7 +162,7 @@ pub trait Backend: Sync {
         beta: Fr,
         gamma: Fr,
         tails: Vec<Vec<Fr>>,
-    ) -> Vec<Self::Column>;
+    ) -> Result<Vec<Self::Column>, BackendError>;
 
     /// The limbs `h_i` of `sum_i X^(n i) h_i = N(X) / (X^n - 1)`, `n` coefficients each.
     ///
@@ -143,7 +172,7 @@ pub trait Backend: Sync {
         key: &Self::Key,
         columns: &Columns<'_, Self::Column>,
         identity: &Identity,
-    ) -> Vec<Self::Poly>;
+    ) -> Result<Vec<Self::Poly>, BackendError>;
 
     /// The value of each column at `w^rotation x`.
     fn evaluate(
@@ -152,10 +181,10 @@ pub trait Backend: Sync {
         columns: &Columns<'_, Self::Column>,
         queries: &[(Source, i32)],
         x: Fr,
-    ) -> Vec<Fr>;
+    ) -> Result<Vec<Fr>, BackendError>;
 
     /// The value of a polynomial.
-    fn evaluate_poly(&self, key: &Self::Key, poly: &Self::Poly, x: Fr) -> Fr;
+    fn evaluate_poly(&self, key: &Self::Key, poly: &Self::Poly, x: Fr) -> Result<Fr, BackendError>;
 
     /// Linear combinations, as polynomials.
     fn combine(
@@ -163,8 +192,8 @@ pub trait Backend: Sync {
         key: &Self::Key,
         columns: &Columns<'_, Self::Column>,
         combinations: &[Combination<'_, Self::Poly>],
-    ) -> Vec<Self::Poly>;
+    ) -> Result<Vec<Self::Poly>, BackendError>;
 
     /// The quotient of `poly` by `prod_r (X - r)`, without the remainder.
-    fn divide(&self, key: &Self::Key, poly: &Self::Poly, roots: &[Fr]) -> Self::Poly;
+    fn divide(&self, key: &Self::Key, poly: &Self::Poly, roots: &[Fr]) -> Result<Self::Poly, BackendError>;
 }

@@ -9,6 +9,7 @@ use lamina_circuits::{Fr, witness::Column};
 
 use super::{Backend, Columns, Combination, HostColumn, Setup};
 use crate::{
+    error::BackendError,
     expression::{Atom, Identity, Node, Source},
     setup::Bases,
 };
@@ -109,12 +110,12 @@ impl Backend for Reference {
         "reference".into()
     }
 
-    fn load(&self, setup: &Setup<'_>) -> ReferenceKey {
+    fn load(&self, setup: &Setup<'_>) -> Result<ReferenceKey, BackendError> {
         let n = 1 << setup.bases.k;
         let field = |columns: &[Column]| {
             columns.iter().map(|column| HostColumn::new(n, column.clone(), Vec::new()).to_field()).collect()
         };
-        ReferenceKey {
+        Ok(ReferenceKey {
             bases: setup.bases.clone(),
             n,
             degree: setup.degree,
@@ -122,40 +123,40 @@ impl Backend for Reference {
             omega: omega(setup.bases.k),
             fixed: field(setup.fixed),
             sigma: field(setup.sigma),
-        }
+        })
     }
 
-    fn column(&self, key: &ReferenceKey, values: Column, tail: Vec<Fr>) -> HostColumn {
-        HostColumn::new(key.n, values, tail)
+    fn column(&self, key: &ReferenceKey, values: Column, tail: Vec<Fr>) -> Result<HostColumn, BackendError> {
+        Ok(HostColumn::new(key.n, values, tail))
     }
 
-    fn poly(&self, _key: &ReferenceKey, coefficients: Vec<Fr>) -> Vec<Fr> {
-        coefficients
+    fn poly(&self, _key: &ReferenceKey, coefficients: Vec<Fr>) -> Result<Vec<Fr>, BackendError> {
+        Ok(coefficients)
     }
 
-    fn read_column(&self, _key: &ReferenceKey, column: &HostColumn) -> Vec<Fr> {
-        column.to_field()
+    fn read_column(&self, _key: &ReferenceKey, column: &HostColumn) -> Result<Vec<Fr>, BackendError> {
+        Ok(column.to_field())
     }
 
-    fn read_poly(&self, _key: &ReferenceKey, poly: &Vec<Fr>) -> Vec<Fr> {
-        poly.clone()
+    fn read_poly(&self, _key: &ReferenceKey, poly: &Vec<Fr>) -> Result<Vec<Fr>, BackendError> {
+        Ok(poly.clone())
     }
 
-    fn commit(&self, key: &ReferenceKey, columns: &[&HostColumn]) -> Vec<G1Affine> {
-        columns.iter().map(|column| sum_of(&key.bases.lagrange, &column.to_field())).collect()
+    fn commit(&self, key: &ReferenceKey, columns: &[&HostColumn]) -> Result<Vec<G1Affine>, BackendError> {
+        Ok(columns.iter().map(|column| sum_of(&key.bases.lagrange, &column.to_field())).collect())
     }
 
-    fn commit_polys(&self, key: &ReferenceKey, polys: &[&Vec<Fr>]) -> Vec<G1Affine> {
-        polys.iter().map(|poly| sum_of(&key.bases.monomial, poly)).collect()
+    fn commit_polys(&self, key: &ReferenceKey, polys: &[&Vec<Fr>]) -> Result<Vec<G1Affine>, BackendError> {
+        Ok(polys.iter().map(|poly| sum_of(&key.bases.monomial, poly)).collect())
     }
 
-    fn coefficients(&self, key: &ReferenceKey, column: &HostColumn) -> Vec<Fr> {
-        key.interpolate(&column.to_field())
+    fn coefficients(&self, key: &ReferenceKey, column: &HostColumn) -> Result<Vec<Fr>, BackendError> {
+        Ok(key.interpolate(&column.to_field()))
     }
 
-    fn coset(&self, key: &ReferenceKey, poly: &Vec<Fr>, coset: usize) -> Vec<Fr> {
+    fn coset(&self, key: &ReferenceKey, poly: &Vec<Fr>, coset: usize) -> Result<Vec<Fr>, BackendError> {
         let shift = coset_generator(coset);
-        (0..key.n).map(|i| horner(poly, shift * key.omega.pow_vartime([i as u64]))).collect()
+        Ok((0..key.n).map(|i| horner(poly, shift * key.omega.pow_vartime([i as u64]))).collect())
     }
 
     fn products(
@@ -166,7 +167,7 @@ impl Backend for Reference {
         beta: Fr,
         gamma: Fr,
         tails: Vec<Vec<Fr>>,
-    ) -> Vec<HostColumn> {
+    ) -> Result<Vec<HostColumn>, BackendError> {
         let (mut start, mut delta, mut at) = (Fr::ONE, Fr::ONE, 0);
         let mut products = Vec::new();
         for (set, tail) in sets.iter().zip(tails) {
@@ -188,7 +189,7 @@ impl Backend for Reference {
             start = z[key.usable];
             products.push(HostColumn::new(key.n, Column::Field(z), tail));
         }
-        products
+        Ok(products)
     }
 
     fn quotient(
@@ -196,7 +197,7 @@ impl Backend for Reference {
         key: &ReferenceKey,
         columns: &Columns<'_, HostColumn>,
         identity: &Identity,
-    ) -> Vec<Vec<Fr>> {
+    ) -> Result<Vec<Vec<Fr>>, BackendError> {
         // Polynomials are multiplied out, then divided by X^n - 1.
         let mut coefficients: HashMap<Source, Vec<Fr>> = HashMap::new();
         let mut atom = |atom: Atom| -> Vec<Fr> {
@@ -240,7 +241,7 @@ impl Backend for Reference {
             quotient[i - key.n] = lead;
             rest[i - key.n] += lead;
         }
-        quotient.chunks(key.n).take(limbs).map(<[Fr]>::to_vec).collect()
+        Ok(quotient.chunks(key.n).take(limbs).map(<[Fr]>::to_vec).collect())
     }
 
     fn evaluate(
@@ -249,19 +250,19 @@ impl Backend for Reference {
         columns: &Columns<'_, HostColumn>,
         queries: &[(Source, i32)],
         x: Fr,
-    ) -> Vec<Fr> {
-        queries
+    ) -> Result<Vec<Fr>, BackendError> {
+        Ok(queries
             .iter()
             .map(|&(source, rotation)| {
                 let rotation = i64::from(rotation).rem_euclid(key.n as i64) as u64;
                 let point = x * key.omega.pow_vartime([rotation]);
                 horner(&key.interpolate(&key.values(columns, source)), point)
             })
-            .collect()
+            .collect())
     }
 
-    fn evaluate_poly(&self, _key: &ReferenceKey, poly: &Vec<Fr>, x: Fr) -> Fr {
-        horner(poly, x)
+    fn evaluate_poly(&self, _key: &ReferenceKey, poly: &Vec<Fr>, x: Fr) -> Result<Fr, BackendError> {
+        Ok(horner(poly, x))
     }
 
     fn combine(
@@ -269,8 +270,8 @@ impl Backend for Reference {
         key: &ReferenceKey,
         columns: &Columns<'_, HostColumn>,
         combinations: &[Combination<'_, Vec<Fr>>],
-    ) -> Vec<Vec<Fr>> {
-        combinations
+    ) -> Result<Vec<Vec<Fr>>, BackendError> {
+        Ok(combinations
             .iter()
             .map(|combination| {
                 let mut sum = vec![Fr::ZERO; key.n];
@@ -288,10 +289,10 @@ impl Backend for Reference {
                 }
                 sum
             })
-            .collect()
+            .collect())
     }
 
-    fn divide(&self, _key: &ReferenceKey, poly: &Vec<Fr>, roots: &[Fr]) -> Vec<Fr> {
+    fn divide(&self, _key: &ReferenceKey, poly: &Vec<Fr>, roots: &[Fr]) -> Result<Vec<Fr>, BackendError> {
         let mut divisor = vec![Fr::ONE];
         for root in roots {
             divisor = multiply(&divisor, &[-root, Fr::ONE]);
@@ -306,6 +307,6 @@ impl Backend for Reference {
                 rest[i + j] -= lead * d;
             }
         }
-        quotient
+        Ok(quotient)
     }
 }

@@ -2,7 +2,6 @@
 
 mod msm;
 mod ntt;
-mod program;
 #[cfg(target_arch = "x86_64")]
 mod vector;
 
@@ -17,17 +16,16 @@ use lamina_circuits::{
 };
 use rayon::prelude::*;
 
-pub(crate) use self::msm::{Scalars, Table, multiply};
-use self::{
-    ntt::Ntt,
-    program::{CHUNK, Machine, Program, Slot},
-};
+pub(crate) use self::msm::{Scalars, Table, multiply, normalise};
+use self::ntt::Ntt;
 use super::{
     Backend, Columns, Combination, HostColumn, Setup,
+    program::{CHUNK, Machine, Program, Slot},
     reference::{coset_generator, omega},
 };
 use crate::{
     blinding::wipe,
+    error::BackendError,
     expression::{Identity, Source},
     setup::Bases,
 };
@@ -379,7 +377,7 @@ impl Weights {
 }
 
 /// The inverse of the matrix `points[j]^i`.
-fn vandermonde_inverse(points: &[Fr]) -> Vec<Vec<Fr>> {
+pub(crate) fn vandermonde_inverse(points: &[Fr]) -> Vec<Vec<Fr>> {
     let count = points.len();
     // Column j holds the coefficients of the j-th Lagrange polynomial over the points.
     let mut inverse = vec![vec![Fr::ZERO; count]; count];
@@ -421,7 +419,7 @@ impl Backend for Cpu {
         if self.kernels.vector() { "cpu-ifma".into() } else { "cpu".into() }
     }
 
-    fn load(&self, setup: &Setup<'_>) -> CpuKey {
+    fn load(&self, setup: &Setup<'_>) -> Result<CpuKey, BackendError> {
         let (k, usable) = (setup.bases.k, setup.usable);
         let n = 1usize << k;
         let cosets = setup.degree - 1;
@@ -476,43 +474,43 @@ impl Backend for Cpu {
             cached: HashMap::new(),
         };
         key.cached = cached.into_par_iter().map(|source| (source, key.key_cosets(source))).collect();
-        key
+        Ok(key)
     }
 
-    fn column(&self, key: &CpuKey, values: Column, tail: Vec<Fr>) -> HostColumn {
-        HostColumn::new(key.n, values, tail)
+    fn column(&self, key: &CpuKey, values: Column, tail: Vec<Fr>) -> Result<HostColumn, BackendError> {
+        Ok(HostColumn::new(key.n, values, tail))
     }
 
-    fn poly(&self, _key: &CpuKey, coefficients: Vec<Fr>) -> Vec<Fr> {
-        coefficients
+    fn poly(&self, _key: &CpuKey, coefficients: Vec<Fr>) -> Result<Vec<Fr>, BackendError> {
+        Ok(coefficients)
     }
 
-    fn read_column(&self, _key: &CpuKey, column: &HostColumn) -> Vec<Fr> {
-        column.to_field()
+    fn read_column(&self, _key: &CpuKey, column: &HostColumn) -> Result<Vec<Fr>, BackendError> {
+        Ok(column.to_field())
     }
 
-    fn read_poly(&self, _key: &CpuKey, poly: &Vec<Fr>) -> Vec<Fr> {
-        poly.clone()
+    fn read_poly(&self, _key: &CpuKey, poly: &Vec<Fr>) -> Result<Vec<Fr>, BackendError> {
+        Ok(poly.clone())
     }
 
-    fn commit(&self, key: &CpuKey, columns: &[&HostColumn]) -> Vec<G1Affine> {
-        key.commit(columns)
+    fn commit(&self, key: &CpuKey, columns: &[&HostColumn]) -> Result<Vec<G1Affine>, BackendError> {
+        Ok(key.commit(columns))
     }
 
-    fn commit_polys(&self, key: &CpuKey, polys: &[&Vec<Fr>]) -> Vec<G1Affine> {
+    fn commit_polys(&self, key: &CpuKey, polys: &[&Vec<Fr>]) -> Result<Vec<G1Affine>, BackendError> {
         let lists: Vec<Scalars<'_>> = polys.iter().map(|p| Scalars::Field(p, &[])).collect();
-        msm::normalise(&msm::multiply(&key.bases.monomial, &lists, key.kernels))
+        Ok(msm::normalise(&msm::multiply(&key.bases.monomial, &lists, key.kernels)))
     }
 
-    fn coefficients(&self, key: &CpuKey, column: &HostColumn) -> Vec<Fr> {
+    fn coefficients(&self, key: &CpuKey, column: &HostColumn) -> Result<Vec<Fr>, BackendError> {
         let mut values = key.transformed(column.to_field());
         key.ntt.permute(&mut values);
         let scale = key.ntt.n_inverse();
         values.par_iter_mut().for_each(|v| *v *= scale);
-        values
+        Ok(values)
     }
 
-    fn coset(&self, key: &CpuKey, poly: &Vec<Fr>, coset: usize) -> Vec<Fr> {
+    fn coset(&self, key: &CpuKey, poly: &Vec<Fr>, coset: usize) -> Result<Vec<Fr>, BackendError> {
         let factor = key.kernels.slot_factor(key.n);
         let scale = Fr::from(key.n as u64) * factor.invert().unwrap_or(Fr::ONE);
         let mut coefficients: Vec<Fr> = poly.iter().map(|c| *c * scale).collect();
@@ -520,7 +518,7 @@ impl Backend for Cpu {
         key.ntt.permute(&mut coefficients);
         let mut values = Vec::new();
         key.on_coset(&coefficients, coset, &mut values);
-        values
+        Ok(values)
     }
 
     fn products(
@@ -531,7 +529,7 @@ impl Backend for Cpu {
         beta: Fr,
         gamma: Fr,
         tails: Vec<Vec<Fr>>,
-    ) -> Vec<HostColumn> {
+    ) -> Result<Vec<HostColumn>, BackendError> {
         const BLOCK: usize = 1024;
         let firsts: Vec<usize> = sets
             .iter()
@@ -576,7 +574,7 @@ impl Backend for Cpu {
             })
             .collect();
         let mut start = Fr::ONE;
-        ratios
+        Ok(ratios
             .into_iter()
             .zip(tails)
             .map(|(ratios, tail)| {
@@ -588,10 +586,15 @@ impl Backend for Cpu {
                 }
                 HostColumn::new(key.n, Column::Field(z), tail)
             })
-            .collect()
+            .collect())
     }
 
-    fn quotient(&self, key: &CpuKey, columns: &Columns<'_, HostColumn>, identity: &Identity) -> Vec<Vec<Fr>> {
+    fn quotient(
+        &self,
+        key: &CpuKey,
+        columns: &Columns<'_, HostColumn>,
+        identity: &Identity,
+    ) -> Result<Vec<Vec<Fr>>, BackendError> {
         let n = key.n;
         let program = Program::new(identity, n.trailing_zeros(), key.cosets);
         // `None` for slots whose coset values are cached.
@@ -635,7 +638,8 @@ impl Backend for Cpu {
             .collect();
         // Both hold the witness in another basis.
         coefficients.par_iter_mut().flatten().chain(&mut buffers).for_each(|values| wipe(values));
-        key.limb_weights
+        Ok(key
+            .limb_weights
             .par_iter()
             .map(|weights| {
                 let mut limb: Vec<Fr> = (0..n)
@@ -645,7 +649,7 @@ impl Backend for Cpu {
                 key.ntt.permute(&mut limb);
                 limb
             })
-            .collect()
+            .collect())
     }
 
     fn evaluate(
@@ -654,16 +658,16 @@ impl Backend for Cpu {
         columns: &Columns<'_, HostColumn>,
         queries: &[(Source, i32)],
         x: Fr,
-    ) -> Vec<Fr> {
+    ) -> Result<Vec<Fr>, BackendError> {
         let weights = Weights::new(key, x);
-        queries
+        Ok(queries
             .par_iter()
             .map(|(source, rotation)| weights.evaluate(key.column(columns, *source), *rotation))
-            .collect()
+            .collect())
     }
 
-    fn evaluate_poly(&self, _key: &CpuKey, poly: &Vec<Fr>, x: Fr) -> Fr {
-        horner(poly, x)
+    fn evaluate_poly(&self, _key: &CpuKey, poly: &Vec<Fr>, x: Fr) -> Result<Fr, BackendError> {
+        Ok(horner(poly, x))
     }
 
     fn combine(
@@ -671,8 +675,8 @@ impl Backend for Cpu {
         key: &CpuKey,
         columns: &Columns<'_, HostColumn>,
         combinations: &[Combination<'_, Vec<Fr>>],
-    ) -> Vec<Vec<Fr>> {
-        combinations
+    ) -> Result<Vec<Vec<Fr>>, BackendError> {
+        Ok(combinations
             .par_iter()
             .map(|combination| {
                 let mut sum = if combination.columns.is_empty() {
@@ -707,10 +711,10 @@ impl Backend for Cpu {
                 }
                 sum
             })
-            .collect()
+            .collect())
     }
 
-    fn divide(&self, _key: &CpuKey, poly: &Vec<Fr>, roots: &[Fr]) -> Vec<Fr> {
+    fn divide(&self, _key: &CpuKey, poly: &Vec<Fr>, roots: &[Fr]) -> Result<Vec<Fr>, BackendError> {
         let mut quotient = poly.clone();
         for root in roots {
             let mut carry = Fr::ZERO;
@@ -721,6 +725,6 @@ impl Backend for Cpu {
             }
             quotient.pop();
         }
-        quotient
+        Ok(quotient)
     }
 }

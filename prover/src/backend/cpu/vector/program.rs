@@ -7,7 +7,7 @@ use super::{
     lanes::{Lanes, Packed, Scalar},
     words,
 };
-use crate::backend::cpu::program::{Coefficient, Op, Operand, Program, window};
+use crate::backend::program::{Coefficient, Op, Operand, Program, window};
 
 type Elements = Lanes<Scalar>;
 

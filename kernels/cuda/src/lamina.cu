@@ -1,0 +1,11 @@
+// All kernels, as one unit: one PTX.
+#include "columns.cu"
+#include "combine.cu"
+#include "field.cu"
+#include "logup.cu"
+#include "msm.cu"
+#include "ntt.cu"
+#include "permutation.cu"
+#include "polynomial.cu"
+#include "program.cu"
+#include "scan.cu"

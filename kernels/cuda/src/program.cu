@@ -1,0 +1,106 @@
+// Straight-line arithmetic on every row of some columns: the numerator of the quotient on a coset.
+//
+// A register machine with an accumulator. A thread runs the whole program for its row; registers are in shared
+// memory where they fit, in global memory otherwise, thread next to thread in planes of 16 bytes, so that no access
+// meets a bank twice. Instructions are the same for all threads: there is no divergence, and their words come from the cache.
+#include "cells.cuh"
+
+// The launcher has the same numbers.
+enum Opcode : u32 {
+  LOAD = 0,        // acc = operand
+  CONSTANT = 1,    // acc = constant
+  ADD_TERM = 2,    // acc += operand
+  SUB_TERM = 3,    // acc -= operand
+  MUL_TERM = 4,    // acc *= operand
+  ADD_SCALED = 5,  // acc += constant * operand
+  STORE = 6,       // register = acc
+};
+constexpr u32 OPERAND_COLUMN = 1u << 31;
+
+// `place`: a register, or a column and OPERAND_COLUMN; `rotation` < n for columns.
+struct alignas(16) Instruction {
+  u32 opcode, place, rotation, constant;
+};
+
+constexpr u32 PROGRAM_THREADS = 64;
+
+struct Planes {
+  Quad *low, *high;
+  u32 stride, own;
+};
+
+LAMINA_FN Fr register_load(const Planes &planes, u32 at) {
+  const Quad l = planes.low[at * planes.stride + planes.own], h = planes.high[at * planes.stride + planes.own];
+  Fr v;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    v.w[i] = l.w[i];
+    v.w[i + 4] = h.w[i];
+  }
+  return v;
+}
+
+LAMINA_FN void register_store(const Planes &planes, u32 at, Fr v) {
+  Quad l, h;
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    l.w[i] = v.w[i];
+    h.w[i] = v.w[i + 4];
+  }
+  planes.low[at * planes.stride + planes.own] = l;
+  planes.high[at * planes.stride + planes.own] = h;
+}
+
+// out[i] = scale * program(row i). Shared memory: 2048 bytes a register, none where there is scratch.
+LAMINA_KERNEL(PROGRAM_THREADS, program_run)(
+    Fr *out,                  // [n]
+    const Fr *columns,        // [columns, n]
+    const Instruction *code,  // [instructions]
+    const Fr *constants,
+    Quad *scratch,            // [2, registers, 64 * blocks], or null
+    Fr scale,
+    u32 n,
+    u32 instructions,
+    u32 registers)
+{
+  LAMINA_SHARED(Quad, shared);
+  Planes planes;
+  planes.stride = scratch ? gridDim.x * PROGRAM_THREADS : PROGRAM_THREADS;
+  planes.own = scratch ? global_thread() : threadIdx.x;
+  planes.low = scratch ? scratch : shared;
+  planes.high = planes.low + registers * planes.stride;
+#pragma unroll 1
+  for (u32 i = global_thread(); i < n; i += gridDim.x * PROGRAM_THREADS) {
+    Fr acc = fp_zero<FrParameters>();
+#pragma unroll 1
+    for (u32 pc = 0; pc < instructions; pc++) {
+      const Instruction in = code[pc];
+      if (in.opcode == STORE) {
+        register_store(planes, in.place, acc);
+        continue;
+      }
+      if (in.opcode == CONSTANT) {
+        acc = constants[in.constant];
+        continue;
+      }
+      Fr operand;
+      if (in.place & OPERAND_COLUMN) {
+        const u32 row = i + in.rotation;
+        operand = columns[(u64)(in.place & ~OPERAND_COLUMN) * n + (row >= n ? row - n : row)];
+      } else {
+        operand = register_load(planes, in.place);
+      }
+      if (in.opcode == ADD_SCALED || in.opcode == MUL_TERM) {
+        const bool scaled = in.opcode == ADD_SCALED;
+        const Fr product = operand * (scaled ? constants[in.constant] : acc);
+        acc = select(scaled, acc + product, product);
+      } else if (in.opcode == LOAD) {
+        acc = operand;
+      } else {
+        acc = in.opcode == ADD_TERM ? acc + operand : acc - operand;
+      }
+    }
+    out[i] = canonical(acc * scale);
+  }
+}
+LAMINA_EXPORT(program_run)

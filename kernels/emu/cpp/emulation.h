@@ -1,0 +1,91 @@
+// CUDA C++ for a C++ compiler: what a kernel sees of its launch, on the CPU.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#define LAMINA_FN static inline
+#define LAMINA_MEMBER static inline
+#define LAMINA_KERNEL(threads, name) extern "C" __attribute__((visibility("hidden"))) void name
+#define LAMINA_SHARED(type, name) type *name = static_cast<type *>(emulation::shared_memory())
+#if defined(__SANITIZE_THREAD__)
+#define LAMINA_NO_RACE_CHECK __attribute__((no_sanitize_thread))
+#else
+#define LAMINA_NO_RACE_CHECK
+#endif
+
+namespace emulation {
+
+struct Index {
+  unsigned x, y, z;
+};
+
+// One CUDA thread.
+struct Self {
+  Index thread, block, block_size, grid_size;
+  unsigned lane, warp;
+};
+
+const Self &self();
+void *shared_memory();
+size_t shared_size();
+
+// Barriers and exchanges among the threads that are named; `file` and `line` are for messages.
+void sync_block(const char *file, int line);
+void sync_warp(unsigned mask, const char *file, int line);
+uint64_t exchange(unsigned mask, uint64_t value, unsigned from, const char *file, int line);
+unsigned ballot(unsigned mask, bool value, const char *file, int line);
+
+// A kernel, called once for each thread with pointers to its arguments.
+using Entry = std::function<void(void **)>;
+struct Kernel {
+  Entry entry;
+  std::vector<size_t> argument_sizes;
+};
+std::map<std::string, Kernel> &kernels();
+
+// Runs a grid; 0, or -1 where the threads wait for each other for ever.
+int launch(const char *name, const Entry &entry, Index grid, Index block, size_t shared_bytes, void **arguments);
+
+template <auto K>
+struct Wrap;
+template <class... A, void (*K)(A...)>
+struct Wrap<K> {
+  template <size_t... I>
+  static void call(void **p, std::index_sequence<I...>) {
+    K(*static_cast<A *>(p[I])...);
+  }
+  static Kernel kernel() {
+    return {[](void **p) { call(p, std::index_sequence_for<A...>{}); }, {sizeof(A)...}};
+  }
+};
+struct Export {
+  Export(const char *name, Kernel kernel) { kernels()[name] = std::move(kernel); }
+};
+
+}  // namespace emulation
+
+#define LAMINA_EXPORT(name) static emulation::Export lamina_export_##name(#name, emulation::Wrap<&name>::kernel());
+
+#define threadIdx (emulation::self().thread)
+#define blockIdx (emulation::self().block)
+#define blockDim (emulation::self().block_size)
+#define gridDim (emulation::self().grid_size)
+#define __syncthreads() emulation::sync_block(__FILE__, __LINE__)
+#define LAMINA_SHUFFLE(mask, value, from) \
+  static_cast<unsigned>(emulation::exchange(mask, value, from, __FILE__, __LINE__))
+#define __shfl_up_sync(mask, value, by) \
+  LAMINA_SHUFFLE(mask, value, emulation::self().lane < (by) ? emulation::self().lane : emulation::self().lane - (by))
+#define __shfl_down_sync(mask, value, by) \
+  LAMINA_SHUFFLE(mask, value, emulation::self().lane + (by) > 31 ? emulation::self().lane : emulation::self().lane + (by))
+
+static inline unsigned __brev(unsigned x) {
+  unsigned r = 0;
+  for (int i = 0; i < 32; i++) r |= (x >> i & 1u) << (31 - i);
+  return r;
+}
+static inline unsigned atomicAdd(unsigned *at, unsigned value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }

@@ -1,0 +1,2 @@
+// The CUDA sources, as host C++.
+#include "lamina.cu"

@@ -1,0 +1,345 @@
+//! Sums of multiples of fixed points.
+
+use ff::BatchInvert;
+use halo2_proofs::halo2curves::bn256::{Fq, G1Affine};
+
+use crate::{
+    device::{Argument, Device, Grid},
+    error::{Error, at_most},
+    memory::{Buffer, Cell, Matrix, Plain},
+};
+
+/// Digits of a field element must cover `2^254` and a sign.
+const FIELD_BITS: u32 = 255;
+
+/// A window of 15 bits has 2^14 buckets, whose counters fill the 64 KiB of shared memory that every device has.
+const MAX_WINDOW: u32 = 15;
+
+/// Products of an addition to a bucket, and of an addition of sums.
+const ADD_AFFINE: usize = 10;
+const ADD: usize = 14;
+
+/// Entries that a thread of `msm_fold` adds, nodes that one of `msm_reduce` joins.
+const LOG_FOLD: u32 = 4;
+const LOG_REDUCE: u32 = 3;
+
+/// Threads that keep a large device busy.
+const LOG_THREADS: u32 = 17;
+
+/// How scalars are cut into digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Bits of a digit.
+    pub window: u32,
+    /// Digits of a scalar.
+    pub windows: u32,
+}
+
+impl Plan {
+    /// The digits that make sums of `n` multiples cheapest, for signed integers of `bits` bits, or field elements
+    /// where `bits` is zero.
+    ///
+    /// ```text
+    /// cost = windows (10 n + 2 * 14 * 2^(window - 1)) products
+    /// ```
+    pub fn new(bits: u32, n: usize) -> Self {
+        let bits = if bits == 0 { FIELD_BITS } else { bits };
+        let plan = |window| Plan { window, windows: bits.div_ceil(window) };
+        let cost = |plan: &Plan| plan.windows as usize * (ADD_AFFINE * n + 2 * ADD * plan.buckets());
+        (2..=MAX_WINDOW).map(plan).min_by_key(cost).unwrap_or(plan(2))
+    }
+
+    /// Buckets of a window: `2^(window - 1)`.
+    pub fn buckets(&self) -> usize {
+        1 << (self.window - 1)
+    }
+}
+
+/// A point as a kernel has it: `X, Y, ZZ, ZZZ`.
+type Xyzz = [Fq; 4];
+
+/// Sums of multiples of one list of points.
+pub struct Msm {
+    device: Device,
+    bases: Buffer<[Fq; 2]>,
+    len: usize,
+    /// Bytes of device memory that a call may take beside its arguments; more columns go in several rounds.
+    pub scratch_bytes: usize,
+}
+
+impl std::fmt::Debug for Msm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Msm")
+            .field("len", &self.len)
+            .field("scratch_bytes", &self.scratch_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The buffers of one round.
+struct Round {
+    digits: Buffer<[u8; 2]>,
+    counts: Buffer<u32>,
+    entries: Buffer<u32>,
+    offsets: Buffer<u32>,
+    sums: Buffer<Xyzz>,
+}
+
+// SAFETY: bytes.
+unsafe impl Plain for u8 {}
+
+impl Msm {
+    /// Takes the points to the device: 64 bytes each.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for `2^31` points or more, [`Error::Memory`], [`Error::Driver`].
+    pub fn new(device: &Device, bases: &[G1Affine]) -> Result<Self, Error> {
+        at_most("points, at most", i32::MAX as usize, bases.len())?;
+        let points: Vec<[Fq; 2]> = bases.iter().map(|point| [point.x, point.y]).collect();
+        let buffer = Buffer::from_host(device, &points)?;
+        Ok(Msm { device: device.clone(), bases: buffer, len: bases.len(), scratch_bytes: 1 << 30 })
+    }
+
+    /// `sum_i scalars[c][i] bases[first + i]` for each column `c`.
+    ///
+    /// Integers cost by their width: two digits for 16 bits where a field element has some twenty.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for more rows than points, [`Error::Memory`], [`Error::Driver`].
+    pub fn multiply<T: Cell>(&self, first: usize, scalars: &Matrix<T>) -> Result<Vec<G1Affine>, Error> {
+        self.multiply_as(Plan::new(T::BITS, scalars.rows()), first, scalars)
+    }
+
+    /// [`Msm::multiply`] with digits of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Msm::multiply`], and [`Error::Shape`] for windows that are not of 2 to 15 bits or do not cover the
+    /// scalars.
+    pub fn multiply_as<T: Cell>(
+        &self,
+        plan: Plan,
+        first: usize,
+        scalars: &Matrix<T>,
+    ) -> Result<Vec<G1Affine>, Error> {
+        let n = scalars.rows();
+        at_most("rows, at most", self.len.saturating_sub(first), n)?;
+        at_most("bits of a window, at most", MAX_WINDOW as usize, plan.window as usize)?;
+        let bits = if T::BITS == 0 { FIELD_BITS } else { T::BITS };
+        if plan.window < 2 || plan.window * plan.windows < bits {
+            let actual = (plan.window * plan.windows) as usize;
+            return Err(Error::Shape {
+                what: "bits of all windows, at least",
+                expected: bits as usize,
+                actual,
+            });
+        }
+        if n == 0 {
+            return Ok(vec![G1Affine::default(); scalars.columns()]);
+        }
+        let bytes = self.bytes_of_column(plan, n);
+        let round = (self.scratch_bytes / bytes).clamp(1, scalars.columns().max(1));
+        let mut results = Vec::with_capacity(scalars.columns());
+        for start in (0..scalars.columns()).step_by(round) {
+            let count = round.min(scalars.columns() - start);
+            results.extend(self.round(plan, first, scalars, start, count)?);
+        }
+        Ok(affine(&results))
+    }
+
+    /// Rows of a tile: several times as many as buckets, so that counters are fewer than digits.
+    fn tile_len(plan: Plan, n: usize) -> usize {
+        (4 * plan.buckets()).max(4096).min(n)
+    }
+
+    fn bytes_of_column(&self, plan: Plan, n: usize) -> usize {
+        let (tiles, buckets) = (n.div_ceil(Self::tile_len(plan, n)), plan.buckets());
+        let heads = (n >> 3) * 2;
+        let nodes = buckets / 2;
+        let task = 2 * n + 4 * n + 4 * buckets * (tiles + 1) + 128 * (buckets + heads + nodes);
+        plan.windows as usize * task
+    }
+
+    fn round<T: Cell>(
+        &self,
+        plan: Plan,
+        first: usize,
+        scalars: &Matrix<T>,
+        start: usize,
+        columns: usize,
+    ) -> Result<Vec<Xyzz>, Error> {
+        let (n, buckets) = (scalars.rows(), plan.buckets());
+        let tasks = columns * plan.windows as usize;
+        let tile_len = Self::tile_len(plan, n);
+        let tiles = n.div_ceil(tile_len);
+        let device = &self.device;
+        let round = Round {
+            digits: Buffer::new(device, tasks * n)?,
+            counts: Buffer::new(device, tasks * tiles * buckets)?,
+            entries: Buffer::new(device, tasks * n)?,
+            offsets: Buffer::new(device, tasks * (buckets + 1))?,
+            sums: Buffer::zeros(device, tasks * buckets)?,
+        };
+        let u32_of = |v: usize| Argument::U32(v as u32);
+
+        let grid = Grid { blocks: (columns * n).div_ceil(256).min(1 << 16), threads: 256, shared_bytes: 0 };
+        let arguments = [
+            round.digits.address(),
+            scalars.buffer.address_of(start * n),
+            T::KIND.into(),
+            (n as u64).into(),
+            u32_of(n),
+            plan.window.into(),
+            plan.windows.into(),
+            u32_of(columns),
+        ];
+        // SAFETY: `msm_digits`. out: [columns, windows, n], scalars: [columns, n].
+        unsafe { device.launch("msm_digits", grid, &arguments) }?;
+
+        // Small blocks for small tasks: there may be thousands of them.
+        let threads = |work: usize| work.next_multiple_of(32).min(512) as u32;
+        let grid = Grid {
+            blocks: tasks * tiles,
+            threads: threads(tile_len.max(buckets)),
+            shared_bytes: 4 * buckets,
+        };
+        let shape = [u32_of(n), u32_of(buckets), u32_of(tile_len), u32_of(tiles)];
+        let arguments = [&[round.counts.address(), round.digits.address()], &shape[..]].concat();
+        // SAFETY: `msm_count`. counts: [tasks, tiles, buckets], digits: [tasks, n].
+        unsafe { device.launch("msm_count", grid, &arguments) }?;
+        let one_each = Grid { blocks: tasks, threads: threads(buckets), shared_bytes: 4 * 17 };
+        let arguments = [round.offsets.address(), round.counts.address(), u32_of(buckets), u32_of(tiles)];
+        // SAFETY: `msm_offsets`. offsets: [tasks, buckets + 1], counts: [tasks, tiles, buckets].
+        unsafe { device.launch("msm_offsets", one_each, &arguments) }?;
+        let arguments =
+            [&[round.entries.address(), round.digits.address(), round.counts.address()], &shape[..]].concat();
+        // SAFETY: `msm_scatter`. entries, digits: [tasks, n], starts: [tasks, tiles, buckets].
+        unsafe { device.launch("msm_scatter", grid, &arguments) }?;
+
+        self.accumulate(&round, first, tasks, n, buckets)?;
+        self.reduce(plan, round.sums, columns)
+    }
+
+    /// Bucket sums, `sums[task][b]`.
+    fn accumulate(
+        &self,
+        round: &Round,
+        first: usize,
+        tasks: usize,
+        n: usize,
+        buckets: usize,
+    ) -> Result<(), Error> {
+        let device = &self.device;
+        let u32_of = |v: usize| Argument::U32(v as u32);
+        // Few entries a thread where there are few in all, so that the device is full.
+        let log_first = (tasks * n).ilog2().saturating_sub(LOG_THREADS).clamp(3, 6);
+        let mut threads = n.div_ceil(1 << log_first);
+        let mut heads: Buffer<Xyzz> = Buffer::new(device, tasks * threads)?;
+        let arguments = [
+            round.sums.address(),
+            heads.address(),
+            round.entries.address(),
+            round.offsets.address(),
+            self.bases.address_of(first),
+            u32_of(n),
+            u32_of(buckets),
+            log_first.into(),
+            u32_of(threads),
+            ((threads * tasks) as u64).into(),
+        ];
+        // SAFETY: `msm_accumulate`. sums: [tasks, buckets], heads: [tasks, threads], entries: [tasks, n], offsets:
+        // [tasks, buckets + 1], bases: [n] from `first` on.
+        unsafe { device.launch("msm_accumulate", Grid::of(threads * tasks, 128), &arguments) }?;
+
+        let mut level = 1u32;
+        while threads > 1 {
+            let items = threads;
+            threads = items.div_ceil(1 << LOG_FOLD);
+            let next: Buffer<Xyzz> = Buffer::new(device, tasks * threads)?;
+            let arguments = [
+                round.sums.address(),
+                next.address(),
+                heads.address(),
+                round.offsets.address(),
+                u32_of(items),
+                u32_of(buckets),
+                level.into(),
+                log_first.into(),
+                LOG_FOLD.into(),
+                u32_of(threads),
+                ((threads * tasks) as u64).into(),
+            ];
+            // SAFETY: `msm_fold`. sums: [tasks, buckets], heads_out: [tasks, threads], heads: [tasks, items], offsets:
+            // [tasks, buckets + 1].
+            unsafe { device.launch("msm_fold", Grid::of(threads * tasks, 128), &arguments) }?;
+            heads = next;
+            level += 1;
+        }
+        Ok(())
+    }
+
+    /// `sum_w 2^(window w) sum_b (b + 1) sums[column, w][b]` for each column.
+    fn reduce(&self, plan: Plan, sums: Buffer<Xyzz>, columns: usize) -> Result<Vec<Xyzz>, Error> {
+        let device = &self.device;
+        let tasks = columns * plan.windows as usize;
+        let (mut log_nodes, mut log_span) = (plan.window - 1, 0);
+        let mut plain = sums;
+        let mut weighted: Option<Buffer<Xyzz>> = None;
+        while log_nodes > 0 {
+            let log_each = log_nodes.min(LOG_REDUCE);
+            log_nodes -= log_each;
+            let total = tasks << log_nodes;
+            let (next, next_weighted) = (Buffer::new(device, total)?, Buffer::new(device, total)?);
+            let arguments = [
+                next.address(),
+                next_weighted.address(),
+                plain.address(),
+                weighted.as_ref().unwrap_or(&plain).address(),
+                log_span.into(),
+                log_each.into(),
+                (total as u64).into(),
+            ];
+            // SAFETY: `msm_reduce`. All are [tasks, nodes], the outputs with 2^log_each times fewer nodes.
+            unsafe { device.launch("msm_reduce", Grid::of(total, 128), &arguments) }?;
+            plain = next;
+            weighted = Some(next_weighted);
+            log_span += log_each;
+        }
+        let out: Buffer<Xyzz> = Buffer::new(device, columns)?;
+        let parts = weighted.as_ref().unwrap_or(&plain);
+        let arguments = [
+            out.address(),
+            parts.address(),
+            plan.window.into(),
+            plan.windows.into(),
+            Argument::U32(columns as u32),
+        ];
+        // SAFETY: `msm_finish`. out: [columns], parts: [columns, windows].
+        unsafe { device.launch("msm_finish", Grid::of(columns, 32), &arguments) }?;
+        out.read(device, 0, columns)
+    }
+}
+
+/// `x = X / ZZ, y = Y / ZZZ` with one inversion for all, `1 / ZZ = (ZZ / ZZZ)^2`.
+fn affine(points: &[Xyzz]) -> Vec<G1Affine> {
+    let mut inverses: Vec<Fq> = points.iter().map(|point| point[3]).collect();
+    // Zeros, of points at infinity, stay zeros.
+    inverses.iter_mut().batch_invert();
+    points
+        .iter()
+        .zip(inverses)
+        .map(|([x, y, zz, _], inverse)| G1Affine { x: *x * (*zz * inverse).square(), y: *y * inverse })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Plan;
+
+    #[test]
+    fn digits_cost_by_width() {
+        assert_eq!(Plan::new(8, 1 << 16), Plan { window: 8, windows: 1 });
+        assert_eq!(Plan::new(16, 1 << 16), Plan { window: 8, windows: 2 });
+        assert_eq!(Plan::new(32, 1 << 16), Plan { window: 11, windows: 3 });
+        assert_eq!(Plan::new(0, 1 << 20), Plan { window: 15, windows: 17 });
+    }
+}

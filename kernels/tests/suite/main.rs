@@ -1,0 +1,15 @@
+//! The kernels against arkworks, halo2curves and the prover's `Reference`.
+//!
+//! `LAMINA_TEST_DEVICE` says on what: `host` (the default) and `ptx` are emulations, `cuda` is a device, and there
+//! the suite fails where there is none.
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+mod combine;
+mod common;
+mod device;
+mod field;
+mod logup;
+mod msm;
+mod ntt;
+mod reference;
+mod scan;

@@ -1,0 +1,563 @@
+//! The backend for GPUs: every column stays on the device from the witness to the opening.
+
+mod plan;
+
+use std::{collections::HashMap, fmt};
+
+use ff::Field;
+use halo2_proofs::halo2curves::bn256::{G1, G1Affine};
+use lamina_circuits::{Fr, witness::Column};
+use lamina_kernels::{
+    Cell, Column as DeviceColumn, Coset, Device, Instruction, Matrix, Msm, Ntt, Permutation, Place,
+    Program as DeviceProgram, Term,
+};
+use rayon::prelude::*;
+
+pub use self::plan::Plan;
+use super::{
+    Backend, Columns, Combination, Setup, Table,
+    cpu::{normalise, vandermonde_inverse},
+    program::{Coefficient, Op, Operand, Program, Slot},
+    reference::coset_generator,
+};
+use crate::{
+    blinding::wipe,
+    error::BackendError,
+    expression::{Identity, Source},
+};
+
+/// The backend for CUDA devices.
+///
+/// Columns of integers stay integers on the device, of 8 bits where all values fit. Everything of a proof is overwritten before
+/// its memory is freed. The first proof with a key is verified before it is handed out.
+#[derive(Clone, Debug)]
+pub struct Cuda {
+    device: Device,
+    /// Where the device has less memory than this free, plans must fit what it has; where it has more, this. For tests, and
+    /// for devices that others use too.
+    pub memory_bytes: usize,
+}
+
+impl Cuda {
+    /// Opens the device of this number.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`]: no driver, an old one, no such device, one that is too old.
+    pub fn open(ordinal: usize) -> Result<Self, BackendError> {
+        Ok(Cuda { device: Device::open(ordinal)?, memory_bytes: usize::MAX })
+    }
+
+    /// The device, for measurements.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Bytes that may be planned with.
+    fn free_bytes(&self) -> Result<usize, BackendError> {
+        Ok(self.device.memory_bytes()?.0.min(self.memory_bytes))
+    }
+}
+
+/// A column on the device.
+///
+/// Its tail is held by the host too, which commits to it; both are overwritten when it is dropped.
+pub struct CudaColumn {
+    column: DeviceColumn,
+    tail: Vec<Fr>,
+}
+
+impl fmt::Debug for CudaColumn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CudaColumn").field("column", &self.column).finish_non_exhaustive()
+    }
+}
+
+impl Drop for CudaColumn {
+    fn drop(&mut self) {
+        wipe(&mut self.tail);
+    }
+}
+
+/// What [`Cuda`] keeps of a proving key, on the device.
+pub struct CudaKey {
+    n: usize,
+    usable: usize,
+    lagrange: Msm,
+    monomial: Msm,
+    ntt: Ntt,
+    cosets: Vec<Coset>,
+    /// For each coset: `g^n - 1`, inverted.
+    vanishing: Vec<Fr>,
+    /// Row `i`: the weights of the cosets in limb `i`.
+    limb_weights: Vec<Vec<Fr>>,
+    /// Multiples of the blinding rows' bases, on the host.
+    tail_table: Table,
+    columns: HashMap<Source, DeviceColumn>,
+    /// Whether the quotient's coefficients do not fit beside its values on a coset.
+    streamed: bool,
+}
+
+impl fmt::Debug for CudaKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CudaKey")
+            .field("n", &self.n)
+            .field("streamed", &self.streamed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CudaKey {
+    fn column<'a>(&'a self, columns: &Columns<'a, CudaColumn>, source: Source) -> &'a DeviceColumn {
+        match columns.get(source).map(|own| &own.column).or_else(|| self.columns.get(&source)) {
+            Some(column) => column,
+            None => unreachable!("the identity reads only columns of the key and the proof"),
+        }
+    }
+}
+
+/// Values as integers of so few bits.
+fn narrowed<W: Copy, T: TryFrom<W>>(values: &[W]) -> Option<Vec<T>> {
+    values.iter().map(|value| T::try_from(*value).ok()).collect()
+}
+
+impl Cuda {
+    /// A column of the narrowest cells that hold its values. Nothing but the time of later steps depends on the choice.
+    fn device_column(&self, n: usize, values: &Column, tail: &[Fr]) -> Result<DeviceColumn, BackendError> {
+        let device = &self.device;
+        let column = match values {
+            Column::I16(values) => match narrowed::<i16, i8>(values) {
+                Some(narrow) => DeviceColumn::new(device, n, &narrow, tail),
+                None => DeviceColumn::new(device, n, values.as_slice(), tail),
+            },
+            Column::I32(values) => match narrowed::<i32, i16>(values) {
+                Some(short) => match narrowed::<i16, i8>(&short) {
+                    Some(narrow) => DeviceColumn::new(device, n, &narrow, tail),
+                    None => DeviceColumn::new(device, n, &short, tail),
+                },
+                None => DeviceColumn::new(device, n, values.as_slice(), tail),
+            },
+            Column::Field(values) => DeviceColumn::new(device, n, values, tail),
+        };
+        Ok(column?)
+    }
+
+    /// Commitments to columns of one kind of integers, without their tails.
+    fn commit_integers<T: Cell>(
+        &self,
+        key: &CudaKey,
+        columns: &[&DeviceColumn],
+    ) -> Result<Vec<G1Affine>, BackendError> {
+        let rows = columns.iter().map(|column| column.cells()).max().unwrap_or(0);
+        let round = (plan::ROUND_BYTES / (size_of::<T>() * rows.max(1))).max(1);
+        let mut points = Vec::with_capacity(columns.len());
+        for columns in columns.chunks(round) {
+            points.extend(key.lagrange.multiply(0, &self.device.gather::<T>(columns, rows)?)?);
+        }
+        Ok(points)
+    }
+
+    /// Values of slots on the domain, a column each.
+    fn slot_values(
+        &self,
+        key: &CudaKey,
+        columns: &Columns<'_, CudaColumn>,
+        slots: &[Slot],
+    ) -> Result<Matrix<Fr>, BackendError> {
+        let alone = |slot: &Slot| match slot {
+            Slot::Column(source) => Some(key.column(columns, *source)),
+            Slot::Combination(_) => None,
+        };
+        // Runs of columns are turned into field elements together.
+        let mut values = Matrix::zeros(&self.device, slots.len(), key.n)?;
+        let mut at = 0;
+        while at < slots.len() {
+            let run: Vec<&DeviceColumn> = slots[at..].iter().map_while(alone).collect();
+            if let (true, Slot::Combination(terms)) = (run.is_empty(), &slots[at]) {
+                let terms: Vec<Term<'_>> = terms
+                    .iter()
+                    .map(|(atom, coefficient)| Term {
+                        column: key.column(columns, atom.source),
+                        rotation: i64::from(atom.rotation),
+                        coefficient: *coefficient,
+                    })
+                    .collect();
+                values.place(&self.device, at, &self.device.combine_columns(&terms, key.n)?)?;
+                at += 1;
+            } else if run.len() == slots.len() {
+                return Ok(self.device.expand(&run, key.n)?);
+            } else {
+                values.place(&self.device, at, &self.device.expand(&run, key.n)?)?;
+                at += run.len();
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// The instructions of a device for a program, without loads of what is at hand and stores that nobody reads.
+fn instructions(program: &Program) -> Vec<Instruction> {
+    let place = |operand: &Operand| match operand {
+        Operand::Register(register) => Place::Register(*register as u32),
+        Operand::Slot(slot, rotation) => Place::Column { column: *slot as u32, rotation: *rotation },
+    };
+    let mut code = Vec::new();
+    // The register that the accumulator was stored to last.
+    let mut held: Option<Place> = None;
+    for op in &program.ops {
+        let to = match op {
+            Op::Product { to, left, right } => {
+                let (left, right) = (place(left), place(right));
+                let (left, right) = if held == Some(right) { (right, left) } else { (left, right) };
+                if held != Some(left) {
+                    code.push(Instruction::Load(left));
+                }
+                code.push(Instruction::Multiply(right));
+                to
+            }
+            Op::Sum { to, constant, terms } => {
+                let one = |(coefficient, _): &(Coefficient, Operand)| matches!(coefficient, Coefficient::One);
+                let first = if *constant == Fr::ZERO {
+                    let at_hand = terms.iter().position(|term| one(term) && held == Some(place(&term.1)));
+                    at_hand.or_else(|| terms.iter().position(one))
+                } else {
+                    None
+                };
+                match first {
+                    None => code.push(Instruction::Constant(*constant)),
+                    Some(at) if held == Some(place(&terms[at].1)) => {}
+                    Some(at) => code.push(Instruction::Load(place(&terms[at].1))),
+                }
+                for (_, (coefficient, operand)) in
+                    terms.iter().enumerate().filter(|(at, _)| Some(*at) != first)
+                {
+                    let operand = place(operand);
+                    code.push(match coefficient {
+                        Coefficient::One => Instruction::Add(operand),
+                        Coefficient::MinusOne => Instruction::Subtract(operand),
+                        Coefficient::Other(factor) => Instruction::AddScaled(*factor, operand),
+                    });
+                }
+                to
+            }
+        };
+        code.push(Instruction::Store(*to as u32));
+        held = Some(Place::Register(*to as u32));
+    }
+    let result = place(&program.result);
+    if held != Some(result) {
+        code.push(Instruction::Load(result));
+    }
+    let mut live = std::collections::HashSet::new();
+    let mut kept = Vec::with_capacity(code.len());
+    for instruction in code.into_iter().rev() {
+        match instruction {
+            Instruction::Store(register) if !live.remove(&register) => continue,
+            Instruction::Load(Place::Register(register))
+            | Instruction::Add(Place::Register(register))
+            | Instruction::Subtract(Place::Register(register))
+            | Instruction::Multiply(Place::Register(register))
+            | Instruction::AddScaled(_, Place::Register(register)) => {
+                live.insert(register);
+            }
+            _ => {}
+        }
+        kept.push(instruction);
+    }
+    kept.reverse();
+    kept
+}
+
+impl Backend for Cuda {
+    type Key = CudaKey;
+    type Column = CudaColumn;
+    type Poly = Matrix<Fr>;
+
+    fn name(&self) -> String {
+        format!("cuda: {}", self.device.name())
+    }
+
+    fn verify_first(&self) -> bool {
+        true
+    }
+
+    fn load(&self, setup: &Setup<'_>) -> Result<CudaKey, BackendError> {
+        let plan = Plan::new(setup);
+        let free = self.free_bytes()?;
+        let streamed = plan.needed(false) > free;
+        if plan.needed(streamed) > free {
+            return Err(BackendError::Plan { needed: plan.needed(streamed), free });
+        }
+        let device = &self.device;
+        let n = 1usize << setup.bases.k;
+        let ntt = Ntt::new(device, setup.bases.k)?;
+        let generators: Vec<Fr> = (0..setup.degree - 1).map(coset_generator).collect();
+        let n_th: Vec<Fr> = generators.iter().map(|g| g.pow_vartime([n as u64])).collect();
+        let indicator = |on: &dyn Fn(usize) -> bool| {
+            let rows: Vec<i8> = (0..n).map(|row| i8::from(on(row))).collect();
+            DeviceColumn::new(device, n, &rows, &[])
+        };
+        let omega = ntt.omega();
+        let identity: Vec<Fr> =
+            std::iter::successors(Some(Fr::ONE), |power| Some(*power * omega)).take(n).collect();
+        let mut columns = HashMap::from([
+            (Source::First, indicator(&|row| row == 0)?),
+            (Source::Last, indicator(&|row| row == setup.usable)?),
+            (Source::Active, indicator(&|row| row < setup.usable)?),
+            (Source::Identity, DeviceColumn::new(device, n, &identity, &[])?),
+        ]);
+        for (at, column) in setup.fixed.iter().enumerate() {
+            columns.insert(Source::Fixed(at), self.device_column(n, column, &[])?);
+        }
+        for (at, column) in setup.sigma.iter().enumerate() {
+            columns.insert(Source::Sigma(at), self.device_column(n, column, &[])?);
+        }
+        let key = CudaKey {
+            n,
+            usable: setup.usable,
+            lagrange: Msm::new(device, &setup.bases.lagrange)?,
+            monomial: Msm::new(device, &setup.bases.monomial)?,
+            cosets: generators.iter().map(|g| ntt.coset(*g)).collect::<Result<_, _>>()?,
+            ntt,
+            vanishing: n_th.iter().map(|g| (*g - Fr::ONE).invert().unwrap_or(Fr::ZERO)).collect(),
+            limb_weights: vandermonde_inverse(&n_th),
+            tail_table: Table::new(&setup.bases.lagrange[setup.usable..]),
+            columns,
+            streamed,
+        };
+        device.synchronize()?;
+        Ok(key)
+    }
+
+    fn column(&self, key: &CudaKey, mut values: Column, tail: Vec<Fr>) -> Result<CudaColumn, BackendError> {
+        let column = self.device_column(key.n, &values, &tail);
+        if let Column::Field(values) = &mut values {
+            wipe(values);
+        }
+        // From here on the tail is overwritten whatever happened.
+        let mut tail = tail;
+        match column {
+            Ok(column) => Ok(CudaColumn { column, tail }),
+            Err(error) => {
+                wipe(&mut tail);
+                Err(error)
+            }
+        }
+    }
+
+    fn poly(&self, _key: &CudaKey, mut coefficients: Vec<Fr>) -> Result<Matrix<Fr>, BackendError> {
+        let poly = Matrix::from_columns(&self.device, &[&coefficients]);
+        wipe(&mut coefficients);
+        Ok(poly?)
+    }
+
+    fn read_column(&self, key: &CudaKey, column: &CudaColumn) -> Result<Vec<Fr>, BackendError> {
+        Ok(self.device.expand(&[&column.column], key.n)?.column(&self.device, 0)?)
+    }
+
+    fn read_poly(&self, _key: &CudaKey, poly: &Matrix<Fr>) -> Result<Vec<Fr>, BackendError> {
+        Ok(poly.column(&self.device, 0)?)
+    }
+
+    fn commit(&self, key: &CudaKey, columns: &[&CudaColumn]) -> Result<Vec<G1Affine>, BackendError> {
+        let mut points = vec![G1::default(); columns.len()];
+        for bits in [0, 8, 16, 32] {
+            let (places, list): (Vec<usize>, Vec<&DeviceColumn>) = columns
+                .iter()
+                .enumerate()
+                .filter(|(_, column)| column.column.bits() == bits)
+                .map(|(at, column)| (at, &column.column))
+                .unzip();
+            if list.is_empty() {
+                continue;
+            }
+            let sums = match bits {
+                8 => self.commit_integers::<i8>(key, &list)?,
+                16 => self.commit_integers::<i16>(key, &list)?,
+                32 => self.commit_integers::<i32>(key, &list)?,
+                _ => {
+                    let mut sums = Vec::with_capacity(list.len());
+                    for list in list.chunks(plan::round(key.n)) {
+                        sums.extend(key.lagrange.multiply(0, &self.device.expand(list, key.n)?)?);
+                    }
+                    sums
+                }
+            };
+            for (at, sum) in places.into_iter().zip(sums) {
+                points[at] = sum.into();
+            }
+        }
+        points.par_iter_mut().zip(columns).for_each(|(point, column)| {
+            if column.column.bits() > 0 && !column.tail.is_empty() {
+                let mut rows = vec![Fr::ZERO; key.n - key.usable - column.tail.len()];
+                rows.extend_from_slice(&column.tail);
+                *point += key.tail_table.multiply(&rows);
+                wipe(&mut rows);
+            }
+        });
+        Ok(normalise(&points))
+    }
+
+    fn commit_polys(&self, key: &CudaKey, polys: &[&Matrix<Fr>]) -> Result<Vec<G1Affine>, BackendError> {
+        let mut points = Vec::with_capacity(polys.len());
+        for polys in polys.chunks(plan::round(key.n)) {
+            let rows = polys.iter().map(|poly| poly.rows()).max().unwrap_or(0);
+            points.extend(key.monomial.multiply(0, &self.device.stack(polys, rows)?)?);
+        }
+        Ok(points)
+    }
+
+    fn coefficients(&self, key: &CudaKey, column: &CudaColumn) -> Result<Matrix<Fr>, BackendError> {
+        Ok(key.ntt.coefficients(&self.device.expand(&[&column.column], key.n)?)?)
+    }
+
+    fn coset(&self, key: &CudaKey, poly: &Matrix<Fr>, coset: usize) -> Result<Vec<Fr>, BackendError> {
+        Ok(key.ntt.values_on(&key.cosets[coset], poly)?.column(&self.device, 0)?)
+    }
+
+    fn products(
+        &self,
+        key: &CudaKey,
+        columns: &Columns<'_, CudaColumn>,
+        sets: &[&[Source]],
+        beta: Fr,
+        gamma: Fr,
+        mut tails: Vec<Vec<Fr>>,
+    ) -> Result<Vec<CudaColumn>, BackendError> {
+        let permuted: Vec<&DeviceColumn> =
+            sets.iter().flat_map(|set| set.iter()).map(|source| key.column(columns, *source)).collect();
+        let sigmas: Vec<&DeviceColumn> =
+            (0..permuted.len()).map(|at| key.column(columns, Source::Sigma(at))).collect();
+        let permutation = Permutation {
+            columns: &permuted,
+            sigmas: &sigmas,
+            size: sets.first().map_or(1, |set| set.len()),
+            usable: key.usable,
+            beta,
+            gamma,
+        };
+        let products = self.device.permutation_products(&key.ntt, &permutation, &tails);
+        tails.iter_mut().for_each(|tail| wipe(tail));
+        let products = products?;
+        (0..products.columns())
+            .map(|at| Ok(CudaColumn { column: DeviceColumn::of_matrix(&products, at)?, tail: Vec::new() }))
+            .collect()
+    }
+
+    fn quotient(
+        &self,
+        key: &CudaKey,
+        columns: &Columns<'_, CudaColumn>,
+        identity: &Identity,
+    ) -> Result<Vec<Matrix<Fr>>, BackendError> {
+        let device = &self.device;
+        let (n, cosets) = (key.n, key.cosets.len());
+        let program = Program::new(identity, n.trailing_zeros(), cosets);
+        let code = DeviceProgram::new(device, n, &instructions(&program))?;
+        let slots = &program.slots;
+        let round = plan::round(n).min(slots.len().max(1));
+        let coefficients = |slots: &[Slot]| -> Result<Matrix<Fr>, BackendError> {
+            Ok(key.ntt.coefficients(&self.slot_values(key, columns, slots)?)?)
+        };
+        let kept = if key.streamed {
+            None
+        } else if round >= slots.len() {
+            Some(coefficients(slots)?)
+        } else {
+            let mut all = Matrix::zeros(device, slots.len(), n)?;
+            for (at, slots) in slots.chunks(round).enumerate() {
+                all.place(device, at * round, &coefficients(slots)?)?;
+            }
+            Some(all)
+        };
+        let mut parts = Matrix::zeros(device, cosets, n)?;
+        for (at, coset) in key.cosets.iter().enumerate() {
+            let values = match &kept {
+                Some(coefficients) => key.ntt.values_on(coset, coefficients)?,
+                None => {
+                    let mut values = Matrix::zeros(device, slots.len(), n)?;
+                    for (at, slots) in slots.chunks(round).enumerate() {
+                        let on_coset = key.ntt.values_on(coset, &coefficients(slots)?)?;
+                        values.place(device, at * round, &on_coset)?;
+                    }
+                    values
+                }
+            };
+            let numerator = device.run(&code, &values, key.vanishing[at])?;
+            drop(values);
+            parts.place(device, at, &key.ntt.coefficients_from(coset, &numerator)?)?;
+        }
+        drop(kept);
+        key.limb_weights.iter().map(|weights| Ok(device.combine(&parts, weights)?)).collect()
+    }
+
+    fn evaluate(
+        &self,
+        key: &CudaKey,
+        columns: &Columns<'_, CudaColumn>,
+        queries: &[(Source, i32)],
+        x: Fr,
+    ) -> Result<Vec<Fr>, BackendError> {
+        let weights = self.device.lagrange(&key.ntt, x)?;
+        let queries: Vec<(&DeviceColumn, i64)> = queries
+            .iter()
+            .map(|(source, rotation)| (key.column(columns, *source), i64::from(*rotation)))
+            .collect();
+        Ok(self.device.evaluate(&weights, &queries)?)
+    }
+
+    fn evaluate_poly(&self, _key: &CudaKey, poly: &Matrix<Fr>, x: Fr) -> Result<Fr, BackendError> {
+        Ok(self.device.evaluate_poly(poly, x)?)
+    }
+
+    fn combine(
+        &self,
+        key: &CudaKey,
+        columns: &Columns<'_, CudaColumn>,
+        combinations: &[Combination<'_, Matrix<Fr>>],
+    ) -> Result<Vec<Matrix<Fr>>, BackendError> {
+        let device = &self.device;
+        combinations
+            .iter()
+            .map(|combination| {
+                let base = if combination.columns.is_empty() {
+                    None
+                } else {
+                    let terms: Vec<Term<'_>> = combination
+                        .columns
+                        .iter()
+                        .map(|(source, coefficient)| Term {
+                            column: key.column(columns, *source),
+                            rotation: 0,
+                            coefficient: *coefficient,
+                        })
+                        .collect();
+                    Some(key.ntt.coefficients(&device.combine_columns(&terms, key.n)?)?)
+                };
+                let longest = combination.polys.iter().map(|(poly, _)| poly.rows());
+                let sparse = combination.sparse.iter().map(|(power, _)| power + 1);
+                let len = longest.chain(sparse).fold(key.n, usize::max);
+                let mut sum = match base {
+                    Some(base) if combination.polys.is_empty() && len == key.n => base,
+                    base => {
+                        let first = base.iter().map(|base| (base, Fr::ONE));
+                        let polys = combination.polys.iter().map(|(poly, c)| (*poly, *c));
+                        let polys: Vec<(&Matrix<Fr>, Fr)> = first.chain(polys).collect();
+                        device.combine_polys(&polys, len)?
+                    }
+                };
+                if !combination.sparse.is_empty() {
+                    device.add_sparse(&mut sum, &combination.sparse)?;
+                }
+                Ok(sum)
+            })
+            .collect()
+    }
+
+    fn divide(&self, _key: &CudaKey, poly: &Matrix<Fr>, roots: &[Fr]) -> Result<Matrix<Fr>, BackendError> {
+        let Some((first, rest)) = roots.split_first() else {
+            return Ok(self.device.stack(&[poly], poly.rows())?);
+        };
+        let first = self.device.divide(poly, *first)?;
+        rest.iter().try_fold(first, |quotient, root| Ok(self.device.divide(&quotient, *root)?))
+    }
+}

@@ -1,0 +1,78 @@
+//! The backend for GPUs, where there is none: the kernels run on the stand-in driver.
+//!
+//! Every test names the backend that it must have run on.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use common::{Kitchen, Shape, publish, setup, verifies};
+use lamina_kernels_emu::Mode;
+use lamina_prover::{
+    Backend, Blinding, Cuda, Dual, ProveError, Prover, ProvingKey, Reference, Silent, synthesized::Synthesized,
+};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+
+fn shape(degree: usize) -> Shape {
+    Shape { degree, weights: 5, rows: 20, third: degree != 3, query_instance: degree == 4 }
+}
+
+/// On the kernels as host code, or on the shipped PTX where `LAMINA_TEST_DEVICE=ptx` says so.
+fn cuda() -> Cuda {
+    let mode = match std::env::var("LAMINA_TEST_DEVICE").as_deref() {
+        Ok("ptx") => Mode::Ptx,
+        _ => Mode::Host,
+    };
+    lamina_kernels_emu::install(mode);
+    let cuda = Cuda::open(0).unwrap();
+    assert_eq!(cuda.name(), format!("cuda: {}", mode.device_name()));
+    cuda
+}
+
+fn agrees_with_the_reference(degree: usize) {
+    let (srs, _, next) = setup(5);
+    let circuit = Kitchen { shape: shape(degree), seed: 1, wrong: false };
+    let key = ProvingKey::generate(&srs, &circuit).unwrap();
+    let instances = circuit.instances();
+    let dual = Dual(Reference, cuda());
+    assert!(dual.name().starts_with("dual(reference, cuda: emulation"), "{}", dual.name());
+    let prover = Prover::new(&srs, &key, &dual).unwrap().with_next_power(next).unwrap();
+    let committed = publish(prover.bases(), &key, &circuit, &mut ChaCha20Rng::seed_from_u64(3));
+    let witness = Synthesized::new(&circuit, &instances, &key);
+    for committed in [&[][..], &committed] {
+        let proved = prover.prove(&witness, &instances, committed, &mut Blinding::new(), &Silent).unwrap();
+        assert!(verifies(&srs, &key, &instances, &proved.proof));
+    }
+}
+
+#[test]
+fn every_step_of_degree_3_is_the_references() {
+    agrees_with_the_reference(3);
+}
+
+#[test]
+fn every_step_of_degree_4_is_the_references() {
+    agrees_with_the_reference(4);
+}
+
+#[test]
+fn every_step_of_degree_5_is_the_references() {
+    agrees_with_the_reference(5);
+}
+
+#[test]
+fn proofs_are_accepted_and_false_statements_refused() {
+    let (srs, _, next) = setup(8);
+    let cuda = cuda();
+    let circuit = Kitchen { shape: shape(5), seed: 1, wrong: false };
+    let key = ProvingKey::generate(&srs, &circuit).unwrap();
+    let instances = circuit.instances();
+    let prover = Prover::new(&srs, &key, &cuda).unwrap().with_next_power(next).unwrap();
+    let witness = Synthesized::new(&circuit, &instances, &key);
+    let proved = prover.prove(&witness, &instances, &[], &mut Blinding::new(), &Silent).unwrap();
+    assert!(verifies(&srs, &key, &instances, &proved.proof));
+    let wrong = Kitchen { wrong: true, ..circuit.clone() };
+    let witness = Synthesized::new(&wrong, &instances, &key);
+    let error = prover.prove(&witness, &instances, &[], &mut Blinding::new(), &Silent);
+    assert!(matches!(error, Err(ProveError::Unsatisfied)));
+}
