@@ -26,6 +26,7 @@ Exit codes:
     2  bad input: model, text, card or key material is wrong or does not fit
     3  rejected: a proof, a card or a publication does not verify
     4  files: something could not be read or written, or exists already (see --force)
+    5  device: --backend cuda, and there is no CUDA device, or it failed
   130  interrupted; no file is left half-written, finished slices are kept
 
 Files under a `secret` folder let their reader see weights or activations: they are created
@@ -59,6 +60,27 @@ pub struct Global {
     /// Replace files that exist
     #[arg(long, global = true, help_heading = "Every command")]
     pub force: bool,
+    /// What proves
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        value_enum,
+        default_value = "auto",
+        help_heading = "Every command"
+    )]
+    pub backend: BackendChoice,
+}
+
+/// What proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum BackendChoice {
+    /// The first CUDA device, else the CPU; says which and why, and goes on with the CPU where the device fails
+    Auto,
+    /// The CPU
+    Cpu,
+    /// The first CUDA device, or an error
+    Cuda,
 }
 
 /// What to do.

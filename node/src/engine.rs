@@ -25,7 +25,7 @@ use lamina_circuits::{
     witness::{Column, Witness},
 };
 use lamina_prover::{
-    Blinding, Committed, Cpu, Progress, Prover, ProvingKey, Timings,
+    Committed, Progress, ProvingKey, Timings,
     link::Draft,
     publish::{BlindedColumns, commit_blinded, open_tail},
     srs::Srs,
@@ -42,7 +42,10 @@ use lamina_verifier::{
     srs::VerifierSrs,
 };
 
-use crate::failure::{Failure, Kind, Result};
+use crate::{
+    compute::{Compute, KeyProver},
+    failure::{Failure, Kind, Result},
+};
 
 /// The card of a model as it stands in its file.
 pub type CardFile = ModelCard<ModelParams, RangeParams>;
@@ -254,7 +257,7 @@ pub struct SliceProver<'a> {
     circuit: ModelCircuit,
     key: SliceKey,
     srs: &'a VerifierSrs,
-    prover: Prover<'a, Cpu>,
+    prover: KeyProver<'a>,
     linked: LinkedColumns,
 }
 
@@ -270,16 +273,16 @@ impl<'a> SliceProver<'a> {
     /// Loads a key.
     ///
     /// # Errors
-    /// The reference string does not fit the key.
+    /// The reference string does not fit the key, or the device failed.
     pub fn new(
         circuit: &ModelCircuit,
         proving_key: &'a ProvingKey,
         key: SliceKey,
         srs: &Srs,
         verifier_srs: &'a VerifierSrs,
-        backend: &'a Cpu,
+        compute: &'a Compute,
     ) -> Result<Self> {
-        let prover = Prover::from_bases(srs.bases(), srs.identity().tau_g2(), proving_key, backend)?;
+        let prover = compute.load(&srs.bases(), srs.identity().tau_g2(), proving_key)?;
         Ok(SliceProver { linked: linked(circuit), circuit: circuit.clone(), key, srs: verifier_srs, prover })
     }
 
@@ -329,8 +332,7 @@ impl<'a> SliceProver<'a> {
             output: output.reference(),
         };
         let instance = vec![draft.instance().to_vec()];
-        let proved =
-            self.prover.prove(witness.as_ref(), &instance, &committed, &mut Blinding::new(), progress)?;
+        let proved = self.prover.prove(witness.as_ref(), &instance, &committed, progress)?;
         let bytes = draft.seal(self.srs, proved.proof, &proved.deltas)?;
         let mut timings = proved.timings;
         timings.witness_ms += layout_ms;
@@ -363,23 +365,23 @@ pub struct RangeProver<'a> {
     circuit: RangeCircuit,
     key: SliceKey,
     srs: &'a VerifierSrs,
-    prover: Prover<'a, Cpu>,
+    prover: KeyProver<'a>,
 }
 
 impl<'a> RangeProver<'a> {
     /// Loads a key.
     ///
     /// # Errors
-    /// The reference string does not fit the key.
+    /// The reference string does not fit the key, or the device failed.
     pub fn new(
         circuit: RangeCircuit,
         proving_key: &'a ProvingKey,
         key: SliceKey,
         srs: &Srs,
         verifier_srs: &'a VerifierSrs,
-        backend: &'a Cpu,
+        compute: &'a Compute,
     ) -> Result<Self> {
-        let prover = Prover::from_bases(srs.bases(), srs.identity().tau_g2(), proving_key, backend)?;
+        let prover = compute.load(&srs.bases(), srs.identity().tau_g2(), proving_key)?;
         Ok(RangeProver { circuit, key, srs: verifier_srs, prover })
     }
 
@@ -405,7 +407,7 @@ impl<'a> RangeProver<'a> {
         };
         let instance = vec![draft.instance().to_vec()];
         let committed = published.committed(0);
-        let proved = self.prover.prove(&witness, &instance, &committed, &mut Blinding::new(), progress)?;
+        let proved = self.prover.prove(&witness, &instance, &committed, progress)?;
         Ok(draft.seal(self.srs, proved.proof, &proved.deltas)?)
     }
 }

@@ -29,6 +29,8 @@ pub enum Kind {
     Rejected,
     /// Something could not be read or written.
     Files,
+    /// The device that was asked for is not there, or failed.
+    Device,
     /// The user stopped it.
     Interrupted,
 }
@@ -41,6 +43,7 @@ impl Kind {
             Kind::Input => 2,
             Kind::Rejected => 3,
             Kind::Files => 4,
+            Kind::Device => 5,
             Kind::Interrupted => 130,
         }
     }
@@ -123,6 +126,9 @@ impl From<ProveError> for Failure {
     fn from(error: ProveError) -> Self {
         match error {
             ProveError::Cancelled => Failure::interrupted(),
+            error @ (ProveError::Backend { .. } | ProveError::WrongProof { .. }) => {
+                Failure { kind: Kind::Device, error: error.into() }
+            }
             error => Failure { kind: Kind::Input, error: error.into() },
         }
     }
@@ -137,7 +143,7 @@ classes! {
     EvalError => |_| Kind::Input,
     ExecError => |_| Kind::Input,
     LayoutError => |_| Kind::Input,
-    SetupError => |_| Kind::Input,
+    SetupError => |e| if matches!(e, SetupError::Backend(_)) { Kind::Device } else { Kind::Input },
     KeyError => |e| if matches!(e, KeyError::Io(_)) { Kind::Files } else { Kind::Input },
     lamina_verifier::key::KeyError => |_| Kind::Input,
     CardError => |_| Kind::Rejected,

@@ -3,6 +3,7 @@
 mod cache;
 mod cli;
 mod commands;
+mod compute;
 mod decode;
 mod engine;
 mod failure;
@@ -16,11 +17,18 @@ mod proving;
 mod publication;
 mod source;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::OnceLock};
 
 use clap::{Parser, error::ErrorKind};
 
-use crate::{cache::Cache, cli::Cli, failure::Kind, files::Existing, output::Output};
+use crate::{
+    cache::Cache,
+    cli::{BackendChoice, Cli},
+    compute::Compute,
+    failure::{Kind, Result},
+    files::Existing,
+    output::Output,
+};
 
 /// What every command is given.
 pub struct Session {
@@ -30,6 +38,23 @@ pub struct Session {
     pub cache: Cache,
     /// What happens to files that exist.
     pub existing: Existing,
+    /// What was asked to prove.
+    pub backend: BackendChoice,
+    compute: OnceLock<Compute>,
+}
+
+impl Session {
+    /// What proves, opened on first use.
+    ///
+    /// # Errors
+    /// See [`Compute::open`].
+    pub fn compute(&self) -> Result<&Compute> {
+        if let Some(compute) = self.compute.get() {
+            return Ok(compute);
+        }
+        let compute = Compute::open(self.output, self.backend)?;
+        Ok(self.compute.get_or_init(|| compute))
+    }
 }
 
 /// Keeps weights and activations out of core files: a process that dies leaves none.
@@ -59,6 +84,8 @@ fn main() -> ExitCode {
         output,
         cache: Cache::new(files::cache_folder(cli.global.cache.as_deref())),
         existing: Existing::from_force(cli.global.force),
+        backend: cli.global.backend,
+        compute: OnceLock::new(),
     };
     let result = progress::handle_interrupts().and_then(|()| commands::run(&session, &cli.command));
     match result {

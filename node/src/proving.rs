@@ -19,7 +19,7 @@ use std::{
 };
 
 use lamina_circuits::model::{ModelCircuit, Part};
-use lamina_prover::{Cpu, Timings, publish::BlindedColumns, srs::Srs};
+use lamina_prover::{Timings, publish::BlindedColumns, srs::Srs};
 use lamina_verifier::{
     boundary::OpenBoundary,
     bundle::{Bundle, Whole},
@@ -419,7 +419,7 @@ pub fn prove(
     let layers = published.slices().layers().end;
     let slices: Vec<(u32, Part)> =
         (0u32..).zip(parts).skip(task.slices.start).take(task.slices.len()).collect();
-    let backend = Cpu::default();
+    let compute = session.compute()?;
     let mut figures = vec![];
     let mut input: Option<Boundary> = None;
     let beginning = Instant::now();
@@ -481,7 +481,7 @@ pub fn prove(
                     None => {
                         let key = slice_key.clone();
                         let loaded =
-                            SliceProver::new(&circuit, proving_key, key, srs, verifier_srs, &backend)?;
+                            SliceProver::new(&circuit, proving_key, key, srs, verifier_srs, compute)?;
                         prover.get_or_init(|| loaded)
                     }
                 };

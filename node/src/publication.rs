@@ -28,7 +28,7 @@ use lamina_circuits::{
     spec::{BlockWeights, Matrix},
 };
 use lamina_model::TextTokenizer;
-use lamina_prover::{Cpu, publish::BlindedColumns, srs::Srs};
+use lamina_prover::{publish::BlindedColumns, srs::Srs};
 use lamina_verifier::{
     bundle::Whole,
     card::{Card, InsecureSrs, MAX_CARD_BYTES},
@@ -463,7 +463,7 @@ pub fn publish(
     write_same(&folder.card(), &card.to_json(), Access::Public, existing)?;
 
     let started = Instant::now();
-    let backend = Cpu::default();
+    let compute = session.compute()?;
     let mut prover: Option<(usize, RangeProver<'_>)> = None;
     let mut proofs = vec![];
     let proved = if ranges == Ranges::Prove { &parts[..] } else { &[] };
@@ -485,7 +485,7 @@ pub fn publish(
             _ => {
                 let KindKeys { circuit, range: (key, digest), .. } = &kinds[kind];
                 let circuit = engine::range_circuit(circuit);
-                let loaded = RangeProver::new(circuit, key, digest.clone(), srs, &verifier_srs, &backend)?;
+                let loaded = RangeProver::new(circuit, key, digest.clone(), srs, &verifier_srs, compute)?;
                 &prover.insert((kind, loaded)).1
             }
         };

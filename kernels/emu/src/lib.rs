@@ -30,6 +30,9 @@ impl Mode {
     }
 }
 
+/// The stand-in's file. Processes that find it as `libcuda.so` on their library path run on it.
+pub const LIBRARY_FILE: &str = env!("LAMINA_EMU_LIBRARY");
+
 static LIBRARY: OnceLock<libloading::Library> = OnceLock::new();
 
 /// Makes every later `dlopen("libcuda.so")` of this process find the stand-in: its name as a shared object is
@@ -40,7 +43,7 @@ static LIBRARY: OnceLock<libloading::Library> = OnceLock::new();
 pub fn install(mode: Mode) {
     let library = LIBRARY.get_or_init(|| {
         // SAFETY: our own library, whose initialisers only fill a table.
-        match unsafe { libloading::Library::new(env!("LAMINA_EMU_LIBRARY")) } {
+        match unsafe { libloading::Library::new(LIBRARY_FILE) } {
             Ok(library) => library,
             Err(error) => panic!("the emulation cannot be loaded: {error}"),
         }

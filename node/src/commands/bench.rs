@@ -10,7 +10,7 @@ use lamina_circuits::{
     spec::{Activations, BlockSpec, BlockWeights, Scales, Shape},
     testing,
 };
-use lamina_prover::{Backend, Cpu, link::Draft, stock};
+use lamina_prover::{link::Draft, stock};
 use lamina_verifier::{
     boundary::BoundaryReference,
     card::{Card, InsecureSrs},
@@ -213,13 +213,13 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
         engine::card(&text, std::slice::from_ref(&kind), &verifier_srs, std::iter::once((0, &published)));
     let card: LoadedCard = Card::check(&card, InsecureSrs::Accept)?;
 
-    let backend = Cpu::default();
+    let compute = session.compute()?;
     let publish_range_ms = if timing.publish {
         bar.begin(4, "range proof")?;
         let (key, digest) = (&range.0, range.1.clone());
         let circuit = engine::range_circuit(&circuit);
         let context = publication_context(card.model(), card.publisher(), 0);
-        let prover = RangeProver::new(circuit, key, digest, &srs, &verifier_srs, &backend)?;
+        let prover = RangeProver::new(circuit, key, digest, &srs, &verifier_srs, compute)?;
         let started = Instant::now();
         let proof = prover.prove(context, &columns, &published, &bar)?;
         let ms = milliseconds(started);
@@ -231,7 +231,7 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
 
     bar.begin(jobs - timing.repeat - usize::from(timing.stock), "loading the key")?;
     let started = Instant::now();
-    let prover = SliceProver::new(&circuit, &slice.0, slice.1.clone(), &srs, &verifier_srs, &backend)?;
+    let prover = SliceProver::new(&circuit, &slice.0, slice.1.clone(), &srs, &verifier_srs, compute)?;
     let load_ms = milliseconds(started);
     let mut runs = (0..timing.repeat)
         .map(|run| {
@@ -335,7 +335,7 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
         "stock_verified": stock_prove_ms.map(|_| true),
         "speedup": stock_prove_ms.map(|ms| ms / prove_ms),
         "machine": machine(),
-        "backend": Cpu::default().name(),
+        "backend": compute.to_string(),
         "threads": std::thread::available_parallelism().map_or(1, usize::from),
         "commit": env!("LAMINA_COMMIT"),
     }))

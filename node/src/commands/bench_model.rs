@@ -11,7 +11,6 @@ use lamina_circuits::{
     testing,
 };
 use lamina_model::TextTokenizer;
-use lamina_prover::{Backend, Cpu};
 use lamina_verifier::{
     bundle::{BundleExpectation, Choice, PromptExpectation, Whole, verify_bundle},
     hash::Hasher,
@@ -307,7 +306,7 @@ fn time(session: &Session, subject: Subject) -> Result<()> {
         "verified": true,
         "slices": slices,
         "machine": machine(),
-        "backend": Cpu::default().name(),
+        "backend": session.compute()?.to_string(),
         "threads": std::thread::available_parallelism().map_or(1, usize::from),
         "commit": env!("LAMINA_COMMIT"),
     });

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use lamina_circuits::model::Part;
 use lamina_model::forward::arg_max;
-use lamina_prover::{Cpu, Progress, publish::BlindedColumns, srs::Srs};
+use lamina_prover::{Progress, publish::BlindedColumns, srs::Srs};
 use lamina_verifier::{
     bundle::{Bundle, BundleExpectation, Choice, PromptExpectation, Whole, verify_bundle},
     context::Context,
@@ -194,7 +194,7 @@ pub fn run(session: &Session, arguments: &DemoArgs) -> Result<()> {
     output.line(format!("floats   {}", floats.text()))?;
 
     let block = &kinds[1];
-    let backend = Cpu::default();
+    let compute = session.compute()?;
     let stage = Stage {
         prover: SliceProver::new(
             &block.circuit,
@@ -202,7 +202,7 @@ pub fn run(session: &Session, arguments: &DemoArgs) -> Result<()> {
             block.slice.1.clone(),
             &srs,
             &verifier_srs,
-            &backend,
+            compute,
         )?,
         published: &published,
         srs: &srs,

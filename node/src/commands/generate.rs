@@ -149,6 +149,7 @@ pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
         "bundle_bytes": bundle,
         "parts": bundle.is_none().then(|| folder.root()),
         "insecure_srs": published.card.srs.insecure,
+        "backend": session.compute()?.to_string(),
     }))?;
     if bundle.is_some() {
         // The opening is the client's by now: the rest of the secrets has served.

@@ -82,5 +82,6 @@ pub fn run(session: &Session, arguments: &ProveArgs) -> Result<()> {
         "statement": statement,
         "proofs": figures,
         "insecure_srs": published.card.srs.insecure,
+        "backend": session.compute()?.to_string(),
     }))
 }

@@ -25,8 +25,14 @@ impl Folder {
 
     /// Runs `lamina` with its cache in this folder, at the highest log level there is.
     pub fn lamina(&self, arguments: &[&str]) -> Ran {
+        self.lamina_with(arguments, &[])
+    }
+
+    /// The same with more in its environment.
+    pub fn lamina_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Ran {
         let output = Command::new(env!("CARGO_BIN_EXE_lamina"))
             .args(arguments)
+            .envs(environment.iter().copied())
             .current_dir(&self.0)
             .env("LAMINA_CACHE", self.0.join("cache"))
             .env("RUST_LOG", "trace")

@@ -1,0 +1,73 @@
+//! What proves: devices that are not there, devices that fail, and whole answers on the stand-in driver.
+#![cfg(unix)]
+
+mod common;
+
+use std::{fs, os::unix::fs::symlink};
+
+use common::{Folder, adder, text};
+
+/// A folder with the published adder, and the stand-in driver in `driver/`.
+fn published(name: &str) -> Folder {
+    let folder = Folder::new(name);
+    let model = adder();
+    let sizes = ["--tokens", "6", "--answer", "2", "--insecure-srs", "--backend", "cpu"];
+    let publish = ["publish", "--model", text(&model), "--out", "p"];
+    folder.lamina(&[&publish[..], &sizes].concat()).exits(0);
+    fs::create_dir(folder.path("driver")).expect("a folder");
+    symlink(lamina_kernels_emu::LIBRARY_FILE, folder.path("driver/libcuda.so")).expect("a link");
+    folder
+}
+
+const GENERATE: [&str; 9] =
+    ["generate", "--published", "p", "--prompt", "1+2=", "--request", "r", "--prove", "--json"];
+
+/// Hides whatever devices this machine has.
+const NONE: (&str, &str) = ("CUDA_VISIBLE_DEVICES", "");
+
+#[test]
+fn a_device_that_is_not_there_is_said_to_be_missing() {
+    let folder = published("no-device");
+    let run = |backend: &str| {
+        let more = ["--out", "a.bundle", "--slices", "0..1", "--backend", backend];
+        folder.lamina_with(&[&GENERATE[..], &more].concat(), &[NONE])
+    };
+    run("cuda").exits(5).says("--backend cuda: ").says("--backend cpu");
+    assert!(!folder.path("a.bundle.parts/embedding.proof").exists());
+    let auto = run("auto").exits(0).says("backend   cpu").says("CUDA");
+    assert!(auto.json()["backend"].as_str().is_some_and(|name| name.starts_with("cpu")), "{}", auto.stdout());
+    folder.lamina(&["generate", "--backend", "gpu"]).exits(1).says("[possible values: auto, cpu, cuda]");
+}
+
+// The embedding's proof; the whole model's is `a_whole_answer_is_proved_on_the_stand_in`.
+#[test]
+fn slices_are_proved_on_the_stand_in() {
+    let folder = published("stand-in");
+    let driver = folder.path("driver");
+    let more = ["--out", "a.bundle", "--slices", "0..1", "--backend", "cuda"];
+    let ran = folder.lamina_with(&[&GENERATE[..], &more].concat(), &[("LD_LIBRARY_PATH", text(&driver))]);
+    let ran = ran.exits(0).json();
+    assert_eq!(ran["backend"], "cuda: emulation, host code");
+    assert_eq!(ran["slices"][0]["reused"], false);
+    let rest = ["--out", "b.bundle", "--slices", "1..", "--receive", "a.bundle.parts", "--backend", "cpu"];
+    folder.lamina(&[&GENERATE[..], &rest].concat()).exits(0);
+    let card = ["--card", "p/card.json"];
+    let join = ["join", "a.bundle.parts", "b.bundle.parts", "--out", "c.bundle"];
+    folder.lamina(&[&join[..], &card].concat()).exits(0);
+    let verify = ["verify", "c.bundle", "--prompt", "1+2=", "--allow-insecure-srs"];
+    let shown = folder.lamina(&[&verify[..], &card].concat()).exits(0).stdout();
+    assert!(shown.contains("all 3 slices"), "{shown}");
+}
+
+#[test]
+#[ignore = "a minute and more"]
+fn a_whole_answer_is_proved_on_the_stand_in() {
+    let folder = published("stand-in-whole");
+    let driver = folder.path("driver");
+    let more = ["--out", "a.bundle", "--backend", "cuda"];
+    let ran = folder.lamina_with(&[&GENERATE[..], &more].concat(), &[("LD_LIBRARY_PATH", text(&driver))]);
+    assert_eq!(ran.exits(0).json()["backend"], "cuda: emulation, host code");
+    let verify = ["verify", "a.bundle", "--card", "p/card.json", "--prompt", "1+2=", "--allow-insecure-srs"];
+    let shown = folder.lamina(&verify).exits(0).stdout();
+    assert!(shown.contains("all 3 slices"), "{shown}");
+}
