@@ -109,12 +109,22 @@ impl Device {
         if major < 7 {
             return Err(Error::OldDevice { major, minor });
         }
-        // SAFETY: everything is on one stream, in order; nothing is shared between streams.
+        // SAFETY: everything of a `Device` is on its one stream, in order; nothing is shared between streams.
         unsafe { context.disable_event_tracking() };
         let name = context.name().map_err(Error::driver("describe the device"))?;
         let module = context.load_module(Ptx::from_src(PTX)).map_err(Error::driver("load the kernels"))?;
         let stream = context.new_stream().map_err(Error::driver("make a stream"))?;
         Ok(Device { context, stream, module, functions: Arc::default(), name })
+    }
+
+    /// The same device with a stream of its own: what is queued on one runs beside what is queued on the other. Memory
+    /// of one is not for the other.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn fork(&self) -> Result<Self, Error> {
+        let stream = self.context.new_stream().map_err(Error::driver("make a stream"))?;
+        Ok(Device { stream, ..self.clone() })
     }
 
     /// The device's name, which tests assert.

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        OnceLock,
+        Condvar, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -11,8 +11,8 @@ use std::{
 use halo2_proofs::halo2curves::bn256::G2Affine;
 use lamina_circuits::{Fr, witness::Witness};
 use lamina_prover::{
-    Backend, Blinding, Committed, Cpu, Cuda, Progress, ProveError, Proved, Prover, ProvingKey, SetupError,
-    setup::Bases,
+    Backend, BackendError, Blinding, Committed, Cpu, Cuda, Progress, ProveError, Proved, Prover, ProvingKey,
+    SetupError, setup::Bases,
 };
 
 use crate::{
@@ -24,7 +24,8 @@ use crate::{
 /// The backends at hand.
 pub struct Compute {
     cpu: Cpu,
-    cuda: Option<Cuda>,
+    /// One device, a stream each: while one computes, the host lays out the columns of the next slice.
+    streams: Vec<Cuda>,
     /// Whether the CPU takes over when the device fails.
     falls_back: bool,
     /// Whether it has.
@@ -32,13 +33,24 @@ pub struct Compute {
     output: Output,
 }
 
+/// Slices proved at a time on a device.
+const STREAMS: usize = 2;
+
+/// Cores that one proof keeps busy: with fewer, slices proved at a time take turns.
+const CORES_A_SLICE: usize = 8;
+
 impl fmt::Display for Compute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&match self.device() {
-            Some(cuda) => cuda.name(),
-            None => self.cpu.name(),
+        f.write_str(&match self.streams() {
+            [cuda, ..] => cuda.name(),
+            [] => self.cpu.name(),
         })
     }
+}
+
+fn open() -> Result<Vec<Cuda>, BackendError> {
+    let first = Cuda::open(0)?;
+    (1..STREAMS).map(|_| first.fork()).chain([Ok(first.clone())]).collect()
 }
 
 impl Compute {
@@ -47,42 +59,38 @@ impl Compute {
     /// # Errors
     /// [`Kind::Device`]: a device was asked for, and there is none that serves.
     pub fn open(output: Output, choice: BackendChoice) -> Result<Self> {
-        let (cuda, falls_back) = match choice {
-            BackendChoice::Cpu => (None, false),
-            BackendChoice::Cuda => match Cuda::open(0) {
-                Ok(cuda) => (Some(cuda), false),
-                Err(error) => {
-                    let why = format_args!("--backend cuda: {error}; --backend cpu proves without");
-                    return Err(Failure::new(Kind::Device, why));
-                }
-            },
-            BackendChoice::Auto => match Cuda::open(0) {
-                Ok(cuda) => {
-                    output.note(format!("backend   {}, found by --backend auto", cuda.name()));
-                    (Some(cuda), true)
-                }
-                Err(error) => {
-                    output.note(format!("backend   {}: {error}", Cpu::default().name()));
-                    (None, true)
-                }
-            },
+        let streams = match choice {
+            BackendChoice::Cpu => vec![],
+            BackendChoice::Cuda => open().map_err(|error| {
+                let why = format_args!("--backend cuda: {error}; --backend cpu proves without");
+                Failure::new(Kind::Device, why)
+            })?,
+            BackendChoice::Auto => open().unwrap_or_else(|error| {
+                output.note(format!("backend   {}: {error}", Cpu::default().name()));
+                vec![]
+            }),
         };
-        Ok(Compute { cpu: Cpu::default(), cuda, falls_back, fell_back: AtomicBool::new(false), output })
+        if let (BackendChoice::Auto, [cuda, ..]) = (choice, &streams[..]) {
+            output.note(format!("backend   {}, found by --backend auto", cuda.name()));
+        }
+        let falls_back = choice == BackendChoice::Auto;
+        Ok(Compute { cpu: Cpu::default(), streams, falls_back, fell_back: AtomicBool::new(false), output })
     }
 
-    /// The CPU.
-    pub fn cpu(&self) -> &Cpu {
-        &self.cpu
+    fn streams(&self) -> &[Cuda] {
+        if self.fell_back.load(Ordering::Relaxed) { &[] } else { &self.streams }
     }
 
-    fn device(&self) -> Option<&Cuda> {
-        self.cuda.as_ref().filter(|_| !self.fell_back.load(Ordering::Relaxed))
+    /// Slices that are worth proving at a time.
+    pub fn at_a_time(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.streams().len().max(cores / CORES_A_SLICE).max(1)
     }
 
     /// Whether the CPU takes over; says so once.
-    fn takes_over(&self, error: &dyn fmt::Display) -> bool {
+    fn takes_over(&self, error: &dyn std::error::Error) -> bool {
         if self.falls_back && !self.fell_back.swap(true, Ordering::Relaxed) {
-            self.output.note(format!("backend   {} from here on: {error}", self.cpu.name()));
+            self.output.note(format!("backend   {} from here on: {}", self.cpu.name(), chain(error)));
         }
         self.falls_back
     }
@@ -97,15 +105,26 @@ impl Compute {
         tau_g2: G2Affine,
         key: &'a ProvingKey,
     ) -> Result<KeyProver<'a>, SetupError> {
-        let cuda = match self.device().map(|cuda| Prover::from_bases(bases.clone(), tau_g2, key, cuda)) {
-            Some(Ok(prover)) => Some(prover),
-            Some(Err(error @ SetupError::Backend(_))) if self.takes_over(&chain(&error)) => None,
-            Some(Err(error)) => return Err(error),
-            None => None,
+        let streams = self.streams();
+        let mut prover = KeyProver {
+            compute: self,
+            bases: bases.clone(),
+            tau_g2,
+            key,
+            cuda: streams.iter().map(|_| OnceLock::new()).collect(),
+            // The first is taken first.
+            free: Mutex::new((0..streams.len()).rev().collect()),
+            freed: Condvar::new(),
+            cpu: OnceLock::new(),
         };
-        let prover =
-            KeyProver { compute: self, bases: bases.clone(), tau_g2, key, cuda, cpu: OnceLock::new() };
-        if prover.cuda.is_none() {
+        let first = streams.first().map(|_| prover.on_stream(0).map(|_| ()));
+        match first {
+            Some(Ok(())) => {}
+            Some(Err(SetupError::Backend(error))) if self.takes_over(&error) => prover.cuda.clear(),
+            Some(Err(error)) => return Err(error),
+            None => {}
+        }
+        if prover.cuda.is_empty() {
             prover.on_cpu()?;
         }
         Ok(prover)
@@ -118,9 +137,23 @@ pub struct KeyProver<'a> {
     bases: Bases,
     tau_g2: G2Affine,
     key: &'a ProvingKey,
-    cuda: Option<Prover<'a, Cuda>>,
+    /// One a stream; the first is loaded, the others when they are needed.
+    cuda: Vec<OnceLock<Prover<'a, Cuda>>>,
+    /// Which of them prove nothing.
+    free: Mutex<Vec<usize>>,
+    freed: Condvar,
     /// Loaded when it is needed.
     cpu: OnceLock<Prover<'a, Cpu>>,
+}
+
+/// One of the device's provers, until it is dropped.
+struct Taken<'p, 'a>(&'p KeyProver<'a>, usize);
+
+impl Drop for Taken<'_, '_> {
+    fn drop(&mut self) {
+        self.0.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.1);
+        self.0.freed.notify_one();
+    }
 }
 
 impl<'a> KeyProver<'a> {
@@ -130,6 +163,29 @@ impl<'a> KeyProver<'a> {
         }
         let prover = Prover::from_bases(self.bases.clone(), self.tau_g2, self.key, &self.compute.cpu)?;
         Ok(self.cpu.get_or_init(|| prover))
+    }
+
+    fn on_stream(&self, at: usize) -> Result<&Prover<'a, Cuda>, SetupError> {
+        if let Some(prover) = self.cuda[at].get() {
+            return Ok(prover);
+        }
+        let backend = &self.compute.streams[at];
+        let prover = Prover::from_bases(self.bases.clone(), self.tau_g2, self.key, backend)?;
+        Ok(self.cuda[at].get_or_init(|| prover))
+    }
+
+    /// A prover of the device that is free, if the device is in use at all.
+    fn take(&self) -> Option<Taken<'_, 'a>> {
+        if self.cuda.is_empty() || self.compute.streams().is_empty() {
+            return None;
+        }
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            match free.pop() {
+                Some(one) => return Some(Taken(self, one)),
+                None => free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner),
+            }
+        }
     }
 
     /// Proves one statement. A device that fails leaves no proof behind: the CPU proves it anew, where it may.
@@ -143,10 +199,18 @@ impl<'a> KeyProver<'a> {
         committed: &[Committed],
         progress: &dyn Progress,
     ) -> Result<Proved> {
-        if let (Some(cuda), Some(_)) = (&self.cuda, self.compute.device()) {
-            match cuda.prove(witness, instances, committed, &mut Blinding::new(), progress) {
+        while let Some(taken) = self.take() {
+            let Ok(prover) = self.on_stream(taken.1) else {
+                // No memory for a second one: it is never free again, and the first will be.
+                std::mem::forget(taken);
+                continue;
+            };
+            match prover.prove(witness, instances, committed, &mut Blinding::new(), progress) {
                 Err(error @ (ProveError::Backend { .. } | ProveError::WrongProof { .. }))
-                    if self.compute.takes_over(&chain(&error)) => {}
+                    if self.compute.takes_over(&error) =>
+                {
+                    break;
+                }
                 result => return Ok(result?),
             }
         }

@@ -241,7 +241,7 @@ fn time(session: &Session, subject: Subject) -> Result<()> {
         pass: &decoded.pass,
         slices: 0..parts.len(),
         open: &|border| !matches!(border, Border::Stream(_)),
-        jobs: 1,
+        jobs: session.compute()?.at_a_time(),
     };
     let started = Instant::now();
     let slices = proving::prove(session, &task, vec![], &bar, 1)?;

@@ -63,7 +63,7 @@ pub fn run(session: &Session, arguments: &GenerateArgs) -> Result<()> {
             files::check_free(&opening_file(out), session.existing)?;
         }
     }
-    let jobs = jobs(&published, arguments.memory)?;
+    let jobs = jobs(session, &published, arguments.memory)?;
     let tokenizer = published.tokenizer()?;
     let choice = arguments.sampling.choice()?.unwrap_or(Choice::Greedy);
     let most = most_tokens(arguments.max_tokens, &whole)?;
@@ -226,13 +226,10 @@ fn published(arguments: &GenerateArgs) -> Result<Published> {
     Published::load(&folder)
 }
 
-/// Cores that one proof keeps busy: with fewer, slices proved at a time take turns.
-const CORES_A_SLICE: usize = 8;
-
 /// How many slices are proved at a time: as many as fit the memory that was allowed, at most one a core.
-fn jobs(published: &Published, memory: Option<f64>) -> Result<usize> {
+fn jobs(session: &Session, published: &Published, memory: Option<f64>) -> Result<usize> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let Some(gigabytes) = memory else { return Ok((cores / CORES_A_SLICE).max(1)) };
+    let Some(gigabytes) = memory else { return Ok(session.compute()?.at_a_time()) };
     let needed = published.expected_bytes()? as f64 / 1e9;
     if gigabytes < needed {
         return Err(Failure::new(

@@ -47,6 +47,14 @@ impl Cuda {
         Ok(Cuda { device: Device::open(ordinal)?, memory_bytes: usize::MAX })
     }
 
+    /// The same device with a stream of its own, to prove beside this one; keys are loaded for each.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`].
+    pub fn fork(&self) -> Result<Self, BackendError> {
+        Ok(Cuda { device: self.device.fork()?, ..self.clone() })
+    }
+
     /// The device, for measurements.
     pub fn device(&self) -> &Device {
         &self.device
