@@ -36,12 +36,14 @@ use lamina_verifier::{
     context::Context,
     hash::{Digest, ModelId, NodeId, ProtocolId, RequestId},
     key::{key_digest, write_key},
-    srs::VerifierSrs,
+    srs::{SrsError, VerifierSrs},
     verify::{
         BoundaryExpectation, ChainError, ChainExpectation, Expectation, PublicationReceipt, Refusal,
         verify_chain, verify_slice,
     },
 };
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
 
 const K: u32 = 9;
 const VOCAB: usize = 23;
@@ -561,4 +563,34 @@ fn a_head_of_another_matrix_is_refused_by_the_link_proof() {
     let hidden = BoundaryExpectation::Hidden;
     let refusal = w.verify(2, hidden, BoundaryExpectation::Open(&values), &envelope).unwrap_err();
     assert_eq!(refusal, Refusal::Link);
+}
+
+// Many open columns are checked in one sum: of one wrong value, of errors that cancel, of exchanged commitments.
+#[test]
+fn many_open_columns_are_checked_together() {
+    let w = world();
+    let mut rng = ChaCha20Rng::seed_from_u64(5);
+    let mut column = |rows: usize| -> Vec<i32> { (0..rows).map(|_| rng.next_u32() as i32 >> 4).collect() };
+    let columns: Vec<_> = (0..9).map(|i| column(w.usable() - 7 * i)).collect();
+    let honest = OpenBoundary { columns };
+    let commitments = honest.reference(&w.verifier_srs, w.usable()).unwrap().columns;
+    let behind = |values: &OpenBoundary, commitments: &[_]| {
+        values.is_behind(&w.verifier_srs, w.usable(), commitments).unwrap()
+    };
+    assert!(behind(&honest, &commitments));
+    assert!(!behind(&honest, &commitments[1..]));
+    for at in 0..9 {
+        let mut wrong = honest.clone();
+        wrong.columns[at][at] += 1;
+        assert!(!behind(&wrong, &commitments), "column {at}");
+        // The same too little in another column.
+        wrong.columns[(at + 1) % 9][at] -= 1;
+        assert!(!behind(&wrong, &commitments), "columns {at} and the next");
+        let mut exchanged = commitments.clone();
+        exchanged.swap(at, (at + 4) % 9);
+        assert!(!behind(&honest, &exchanged), "commitment {at}");
+    }
+    let long = OpenBoundary { columns: vec![vec![0; w.usable() + 1]; 9] };
+    let refused = long.is_behind(&w.verifier_srs, w.usable(), &commitments).unwrap_err();
+    assert_eq!(refused, SrsError::TooManyRows { limit: w.usable(), actual: w.usable() + 1 });
 }

@@ -2,11 +2,12 @@
 
 use std::fmt;
 
+use ff::{Field, PrimeField};
 use group::Curve;
 
 use crate::{
     Fr, G1Affine, encoding,
-    hash::Hasher,
+    hash::{Digest, Hasher},
     msm::multiply,
     srs::{SrsError, VerifierSrs},
 };
@@ -87,23 +88,77 @@ pub struct OpenBoundary {
     pub columns: Vec<Vec<i32>>,
 }
 
+/// From so many columns on, one sum of full scalars is cheaper than a sum of short ones for each.
+const BATCH: usize = 8;
+
 impl OpenBoundary {
     /// Computes the commitments that a proof over these integers must carry.
     ///
     /// # Errors
     /// [`SrsError::NoLagrangeBasis`]; a column that is longer than `usable_rows`.
     pub fn reference(&self, srs: &VerifierSrs, usable_rows: usize) -> Result<BoundaryReference, SrsError> {
-        let columns = self
-            .columns
-            .iter()
-            .map(|column| {
-                if column.len() > usable_rows {
-                    return Err(SrsError::TooManyRows { limit: usable_rows, actual: column.len() });
-                }
-                srs.commit_open(column)
-            })
-            .collect::<Result<_, _>>()?;
+        self.check_rows(usable_rows)?;
+        let columns = self.columns.iter().map(|column| srs.commit_open(column)).collect::<Result<_, _>>()?;
         Ok(BoundaryReference { kind: BoundaryKind::Open, columns })
+    }
+
+    fn check_rows(&self, usable_rows: usize) -> Result<(), SrsError> {
+        match self.columns.iter().map(Vec::len).find(|&rows| rows > usable_rows) {
+            Some(actual) => Err(SrsError::TooManyRows { limit: usable_rows, actual }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether these are the commitments of [`Self::reference`].
+    ///
+    /// Of many columns their combination is compared, with factors of 128 bits:
+    ///
+    /// ```text
+    /// r_l = H("open-boundary", columns, commitments, l),   sum_i (sum_l r_l v_l[i]) [L_i(tau)] = sum_l r_l C_l
+    /// ```
+    ///
+    /// # Soundness
+    /// The factors depend on all values and commitments; one wrong commitment passes for one in `2^128` of them.
+    ///
+    /// # Errors
+    /// As [`Self::reference`].
+    #[expect(clippy::arithmetic_side_effects, reason = "field arithmetic is total")]
+    pub fn is_behind(
+        &self,
+        srs: &VerifierSrs,
+        usable_rows: usize,
+        commitments: &[G1Affine],
+    ) -> Result<bool, SrsError> {
+        if self.columns.len() != commitments.len() || self.columns.len() < BATCH {
+            return Ok(self.reference(srs, usable_rows)?.columns == commitments);
+        }
+        self.check_rows(usable_rows)?;
+        let factors = self.factors(commitments);
+        let rows = self.columns.iter().map(Vec::len).max().unwrap_or(0);
+        let mut sums = vec![Fr::ZERO; rows];
+        for (column, factor) in self.columns.iter().zip(&factors) {
+            for (sum, value) in sums.iter_mut().zip(column).filter(|(_, value)| **value != 0) {
+                let term = *factor * Fr::from(u64::from(value.unsigned_abs()));
+                if *value < 0 { *sum -= term } else { *sum += term }
+            }
+        }
+        let claimed: Vec<_> = factors.into_iter().zip(commitments.iter().copied()).collect();
+        Ok(srs.commit(&sums)? == multiply(&claimed).to_affine())
+    }
+
+    fn factors(&self, commitments: &[G1Affine]) -> Vec<Fr> {
+        let mut hasher = Hasher::new("open-boundary");
+        hasher.count(self.columns.len());
+        for (column, commitment) in self.columns.iter().zip(commitments) {
+            let bytes: Vec<u8> = column.iter().flat_map(|value| value.to_le_bytes()).collect();
+            hasher.bytes(&bytes).point(commitment);
+        }
+        let factor = |column| {
+            let Digest(digest) = hasher.clone().count(column).digest();
+            let [half, ..] = digest.as_chunks().0 else { return Fr::ZERO };
+            Fr::from_u128(u128::from_le_bytes(*half))
+        };
+        (0..self.columns.len()).map(factor).collect()
     }
 
     /// Computes the commitments of these integers under blinding values: those of a hidden boundary that the caller

@@ -303,6 +303,19 @@ impl VerifierSrs {
         Ok(multiply(&terms).to_affine())
     }
 
+    /// The commitment to a column of field elements with zeros on the remaining rows.
+    ///
+    /// # Errors
+    /// As [`Self::commit_open`].
+    pub(crate) fn commit(&self, values: &[Fr]) -> Result<G1Affine, SrsError> {
+        let basis = self.basis.as_ref().ok_or(SrsError::NoLagrangeBasis)?;
+        if values.len() > basis.len() {
+            return Err(SrsError::TooManyRows { limit: basis.len(), actual: values.len() });
+        }
+        let terms: Vec<_> = values.iter().copied().zip(basis.iter().copied()).collect();
+        Ok(multiply(&terms).to_affine())
+    }
+
     /// The bytes that [`Self::read`] reads.
     ///
     /// ```text

@@ -423,10 +423,15 @@ impl<'a> Task<'a, '_> {
                 if values.columns.len() != expected {
                     return Err(Refusal::BoundaryColumns { side, expected, actual: values.columns.len() });
                 }
-                let reference = values
-                    .reference(srs, self.key.shape().usable_rows)
-                    .map_err(|error| Refusal::OpenBoundary { side, error })?;
-                (BoundaryKind::Open, reference.columns)
+                let usable = self.key.shape().usable_rows;
+                let unreadable = |error| Refusal::OpenBoundary { side, error };
+                let columns = if values.is_behind(srs, usable, &claimed.columns).map_err(unreadable)? {
+                    claimed.columns.clone()
+                } else {
+                    // Which column it is.
+                    values.reference(srs, usable).map_err(unreadable)?.columns
+                };
+                (BoundaryKind::Open, columns)
             }
         };
         if columns.len() != claimed.columns.len() {
