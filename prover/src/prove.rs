@@ -1,14 +1,25 @@
 //! The protocol: one proof that the stock verifier accepts.
 
-use std::{collections::HashMap, fmt, time::Instant};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
 
 use ff::{Field, PrimeField};
 use group::Curve;
 use halo2_proofs::{
     halo2curves::bn256::{Bn256, G1, G1Affine, G2Affine},
-    poly::kzg::commitment::ParamsKZG,
+    plonk::verify_proof,
+    poly::kzg::{
+        commitment::{KZGCommitmentScheme, ParamsKZG},
+        multiopen::VerifierSHPLONK,
+        strategy::SingleStrategy,
+    },
     transcript::{
-        Blake2bWrite, Challenge255, EncodedChallenge, Transcript, TranscriptWrite, TranscriptWriterBuffer,
+        Blake2bRead, Blake2bWrite, Challenge255, EncodedChallenge, Transcript, TranscriptReadBuffer,
+        TranscriptWrite, TranscriptWriterBuffer,
     },
 };
 use lamina_circuits::{
@@ -83,6 +94,8 @@ pub struct Prover<'a, B: Backend> {
     tau_g2: G2Affine,
     loaded: B::Key,
     self_check: bool,
+    /// Whether a proof of this key on this backend has been verified, where the backend asks for that.
+    verified: AtomicBool,
     #[cfg(feature = "cheat")]
     false_claim: Option<FalseClaim>,
     /// Multiples of the blinding rows' bases.
@@ -160,6 +173,7 @@ impl<'a, B: Backend> Prover<'a, B> {
             loaded,
             rows,
             self_check: true,
+            verified: AtomicBool::new(!backend.verify_first()),
             #[cfg(feature = "cheat")]
             false_claim: None,
         })
@@ -198,8 +212,12 @@ impl<'a, B: Backend> Prover<'a, B> {
     /// # Transcript
     /// That of halo2-axiom 0.5.3 with SHPLONK and Blake2b, instances absorbed as scalars.
     ///
+    /// Where the backend asks for it ([`Backend::verify_first`]), the first proof is verified before it is returned; of
+    /// several that are under way at the same time, each.
+    ///
     /// # Errors
-    /// [`ProveError`]; a witness that does not satisfy the circuit is [`ProveError::Unsatisfied`].
+    /// [`ProveError`]; a witness that does not satisfy the circuit is [`ProveError::Unsatisfied`], and so are values that a
+    /// faulty device makes contradict one another. A device that fails is [`ProveError::Backend`].
     pub fn prove(
         &self,
         witness: &dyn Witness,
@@ -209,7 +227,7 @@ impl<'a, B: Backend> Prover<'a, B> {
         progress: &dyn Progress,
     ) -> Result<Proved, ProveError> {
         self.check(instances, committed)?;
-        Run {
+        let proved = Run {
             prover: self,
             transcript: Blake2bWrite::<_, _, Challenge255<_>>::init(Vec::new()),
             progress,
@@ -218,7 +236,36 @@ impl<'a, B: Backend> Prover<'a, B> {
             timings: Timings::default(),
             started: Instant::now(),
         }
-        .prove(witness, instances, committed, blinding)
+        .prove(witness, instances, committed, blinding)?;
+        if self.self_check && !self.verified.load(Ordering::Acquire) {
+            if !self.accepts(instances, &proved.proof) {
+                return Err(ProveError::WrongProof { backend: self.backend.name() });
+            }
+            self.verified.store(true, Ordering::Release);
+        }
+        Ok(proved)
+    }
+
+    /// Whether the stock verifier accepts.
+    fn accepts(&self, instances: &[Vec<Fr>], proof: &[u8]) -> bool {
+        // Of the bases the verifier reads the first point alone.
+        let params = ParamsKZG::<Bn256>::setup(0, rand_core::OsRng).from_parts(
+            self.bases.k,
+            vec![self.bases.monomial[0]],
+            Some(Vec::new()),
+            G2Affine::generator(),
+            self.tau_g2,
+        );
+        let instances: Vec<&[Fr]> = instances.iter().map(Vec::as_slice).collect();
+        let mut transcript = Blake2bRead::<_, G1Affine, Challenge255<_>>::init(proof);
+        verify_proof::<KZGCommitmentScheme<Bn256>, VerifierSHPLONK<'_, Bn256>, _, _, _>(
+            &params,
+            self.key.vk(),
+            SingleStrategy::new(&params),
+            &[&instances],
+            &mut transcript,
+        )
+        .is_ok()
     }
 
     fn check(&self, instances: &[Vec<Fr>], committed: &[Committed]) -> Result<(), ProveError> {

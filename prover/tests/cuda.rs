@@ -8,7 +8,8 @@ mod common;
 use common::{Kitchen, Shape, publish, setup, verifies};
 use lamina_kernels_emu::Mode;
 use lamina_prover::{
-    Backend, Blinding, Cuda, Dual, ProveError, Prover, ProvingKey, Reference, Silent, synthesized::Synthesized,
+    Backend, Blinding, Cuda, Dual, ProveError, Prover, ProvingKey, Reference, Silent,
+    synthesized::Synthesized,
 };
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
