@@ -148,16 +148,8 @@ impl<'a, B: Backend> Prover<'a, B> {
             return Err(SetupError::Rows { expected: pk.k(), actual: bases.k });
         }
         let identity = sample_identity(pk);
-        let products = pk.vk().cs().permutation().get_columns().len().div_ceil(pk.degree() - 2);
-        let cs = pk.vk().cs();
-        let shape = Shape {
-            columns: cs.num_advice_columns() + cs.num_instance_columns(),
-            products,
-            openings: rotation_sets(pk, products).len(),
-            identity: &identity,
-        };
         let loaded = backend.load(&Setup {
-            shape,
+            shape: shape_of(pk, &identity),
             bases: &bases,
             degree: pk.degree(),
             usable: pk.usable_rows(),
@@ -377,6 +369,7 @@ impl<B: Backend> Run<'_, '_, B> {
         }
         self.progress.stage(name, self.done, STAGES);
         self.stage = name;
+        self.prover.backend.stage(name);
         self.done = (self.done + 1).min(STAGES);
         Ok(())
     }
@@ -530,6 +523,7 @@ impl<B: Backend> Run<'_, '_, B> {
         self.stage("open")?;
         self.open(&columns.view(), &rotation_sets, &limbs, &random, x)?;
         self.progress.stage("done", STAGES, STAGES);
+        backend.stage("done");
         Ok(Proved { proof: self.transcript.finalize(), deltas, commitments, timings: self.timings })
     }
 
@@ -834,9 +828,21 @@ impl<B: Backend> Run<'_, '_, B> {
     }
 }
 
+/// What every proof of a key is made of.
+pub(crate) fn shape_of<'i>(key: &ProvingKey, identity: &'i Identity) -> Shape<'i> {
+    let cs = key.vk().cs();
+    let products = cs.permutation().get_columns().len().div_ceil(key.degree() - 2);
+    Shape {
+        columns: cs.num_advice_columns() + cs.num_instance_columns(),
+        products,
+        openings: rotation_sets(key, products).len(),
+        identity,
+    }
+}
+
 /// The identity for challenges of no meaning. Its shape is that of every proof's, as challenges that make terms cancel have
 /// no probability.
-fn sample_identity(key: &ProvingKey) -> Identity {
+pub(crate) fn sample_identity(key: &ProvingKey) -> Identity {
     let cs = key.vk().cs();
     let mut next = Fr::MULTIPLICATIVE_GENERATOR;
     let mut draw = || {

@@ -168,15 +168,15 @@ fn a_wrong_result_is_never_a_proof() {
     let _turn = turn();
     let world = world();
     let cuda = open();
-    let outcome = |kernel, launch| {
+    let outcome = |kernel, bit| {
         let prover = world.prover(&cuda).unwrap();
         heal();
-        inject(Fault::Flip { kernel, launch, bit: 64 });
+        inject(Fault::Flip { kernel, launch: 0, bit });
         world.prove(&prover).unwrap_err()
     };
     // A commitment to something else than what is opened: nothing but the verifier sees it.
-    for kernel in ["msm_finish", "divide_finish"] {
-        match outcome(kernel, 0) {
+    for (kernel, bit) in [("msm_digits", 0), ("divide_finish", 64)] {
+        match outcome(kernel, bit) {
             ProveError::WrongProof { backend } => assert_eq!(backend, "cuda: emulation, host code"),
             other => panic!("{kernel}: {other}"),
         }
