@@ -10,6 +10,7 @@ use crate::{
     error::{Error, at_most, same},
     memory::{Buffer, Cell, Matrix},
     ntt::Ntt,
+    work::{CELL, PRODUCT},
 };
 
 /// Blocks that keep a large device busy; terms are split into chunks until there are as many.
@@ -136,6 +137,17 @@ impl Column {
         if self.bits == 0 { Fr::ZERO } else { Fr::from(1 << (self.bits - 1)) }
     }
 
+    /// Bytes of a cell.
+    pub(crate) fn cell_bytes(&self) -> usize {
+        if self.bits == 0 { size_of::<Fr>() } else { self.bits as usize / 8 }
+    }
+
+    /// Bytes that a kernel reads of the column, and multiplications of words where each cell is multiplied.
+    fn work(&self) -> (usize, usize) {
+        let each = if self.bits == 0 { PRODUCT } else { CELL };
+        (self.len * self.cell_bytes() + 32 * self.tail_len, self.len * each + self.tail_len * PRODUCT)
+    }
+
     fn descriptor(&self, rotation: i64) -> Descriptor {
         let tail = self.tail.as_ref().map_or(0, Buffer::base);
         let rotation = rotation.rem_euclid(self.rows.max(1) as i64) as usize;
@@ -171,6 +183,9 @@ impl Device {
         let total = columns.len() * rows;
         let arguments =
             [out.buffer.address(), list.address(), Argument::U32(rows as u32), (total as u64).into()];
+        let bytes: usize = columns.iter().map(|column| column.work().0).sum();
+        let integers = columns.iter().filter(|column| column.bits > 0).count();
+        self.counters.kernel(bytes + 32 * total, PRODUCT * integers * rows);
         // SAFETY: `columns_expand`. out: [count, n], columns: [count], all of n rows.
         unsafe { self.launch("columns_expand", Grid::of(total, 256), &arguments) }?;
         Ok(out)
@@ -210,6 +225,7 @@ impl Device {
         for (poly, _) in polys {
             same("columns of a polynomial", 1, poly.columns())?;
             at_most("coefficients, at most", len, poly.rows())?;
+            self.counters.kernel(32 * poly.rows(), PRODUCT * poly.rows());
             list.push([poly.buffer.base(), 0, pair(Fr::KIND as usize, poly.rows()), pair(len, 0)]);
         }
         let coefficients: Vec<Fr> = polys.iter().map(|(_, coefficient)| *coefficient).collect();
@@ -228,6 +244,8 @@ impl Device {
         let mut excess = Fr::ZERO;
         for term in terms {
             check(term.column)?;
+            let (bytes, multiply_adds) = term.column.work();
+            self.counters.kernel(bytes, multiply_adds);
             list.push(term.column.descriptor(term.rotation));
             coefficients.push(term.coefficient);
             excess += term.coefficient * term.column.offset();
@@ -260,6 +278,7 @@ impl Device {
         let grid = Grid { blocks: row_blocks * chunks, threads: 256, shared_bytes: 64 * chunk_len };
         // SAFETY: `columns_combine`. parts: [chunks, n], columns and coefficients: [count], columns of n rows.
         unsafe { self.launch("columns_combine", grid, &arguments) }?;
+        self.counters.kernel(64 * rows * chunks, 3 * PRODUCT * rows * chunks);
         let out = Matrix::uninitialised(self, 1, rows)?;
         let arguments = [
             out.buffer.address(),
@@ -285,6 +304,7 @@ impl Device {
         let arguments = [below.buffer.address(), ntt.roots.address(), x.into(), Argument::U32(n as u32)];
         // SAFETY: `lagrange_denominators`. out, roots: [n].
         unsafe { self.launch("lagrange_denominators", Grid::of(n, 256), &arguments) }?;
+        self.counters.kernel(160 * n, 2 * PRODUCT * n);
         let inverses = self.invert(&below)?;
         let address = inverses.buffer.address();
         let arguments = [address, ntt.roots.address(), address, scale.into(), Argument::U32(n as u32)];
@@ -309,6 +329,8 @@ impl Device {
         let (mut integers, mut fields) = (Vec::new(), Vec::new());
         for (at, (column, rotation)) in queries.iter().enumerate() {
             same("rows of a column", weights.rows(), column.rows)?;
+            let (bytes, multiply_adds) = column.work();
+            self.counters.kernel(bytes + 8 * column.len, multiply_adds);
             if column.bits == 0 {
                 fields.push((at, column.descriptor(*rotation)));
                 continue;
@@ -335,6 +357,7 @@ impl Device {
         same("columns of a polynomial", 1, poly.columns())?;
         at_most("coefficients, at most", weights.rows(), poly.rows())?;
         let kind = Fr::KIND as usize;
+        self.counters.kernel(64 * poly.rows(), PRODUCT * poly.rows());
         let one = [poly.buffer.base(), 0, pair(kind, poly.rows()), pair(weights.rows(), 0)];
         Ok(self.dots("dot_fields", weights, &[one])?.into_iter().sum())
     }

@@ -7,6 +7,7 @@ use crate::{
     device::{Argument, Device, Grid},
     error::{Error, same},
     memory::{Buffer, Cell, Matrix},
+    work::{CELL, PRODUCT},
 };
 
 /// Blocks that keep a large device busy; columns are split into chunks until there are as many.
@@ -27,6 +28,8 @@ impl Device {
         same("coefficients", columns.columns(), coefficients.len())?;
         let (count, n) = (columns.columns(), columns.rows());
         let integers = T::BITS > 0;
+        let each = if integers { CELL } else { PRODUCT };
+        self.counters.kernel(count * n * size_of::<T>() + 32 * n, count * n * each);
         let rows_of_block = if integers { 512 } else { 256 };
         let row_blocks = n.div_ceil(rows_of_block);
         let wanted = (BLOCKS / row_blocks.max(1)).clamp(1, count.div_ceil(MIN_CHUNK).max(1));

@@ -7,6 +7,7 @@ use crate::{
     device::{Argument, Device, Grid},
     error::{Error, at_most, same},
     memory::{Buffer, Matrix},
+    work::PRODUCT,
 };
 
 /// An operation on two elements: `enum Operation` of field.cu.
@@ -38,6 +39,8 @@ impl Device {
         same("columns of the second operand", a.columns(), b.columns())?;
         same("rows of the second operand", a.rows(), b.rows())?;
         let out = Matrix::uninitialised(self, a.columns(), a.rows())?;
+        let n = a.columns() * a.rows();
+        self.counters.kernel(96 * n, if operation == Operation::Multiply { PRODUCT * n } else { 0 });
         self.apply("fr_elementwise", operation, &out.buffer, &a.buffer, &b.buffer, a.columns() * a.rows())?;
         Ok(out)
     }
@@ -63,6 +66,8 @@ impl Device {
         const EACH: usize = 16;
         at_most("powers, at most", 1 << 31, n)?;
         let out = Buffer::new(self, n)?;
+        // A product each, and a power for every sixteen.
+        self.counters.kernel(32 * n, PRODUCT * (n + n.div_ceil(EACH) * n.max(2).ilog2() as usize));
         let arguments = [out.address(), first.into(), base.into(), Argument::U32(n as u32)];
         // SAFETY: `fr_powers`; out has n elements.
         unsafe { self.launch("fr_powers", Grid::of(n.div_ceil(EACH), 256), &arguments) }?;

@@ -27,9 +27,10 @@ mod permutation;
 mod polynomial;
 mod program;
 mod scan;
+mod work;
 
 pub use column::{Column, Term};
-pub use device::{Device, PTX};
+pub use device::{Device, Mark, PTX};
 pub use error::Error;
 pub use field::Operation;
 pub use logup::Fractions;
@@ -39,3 +40,4 @@ pub use ntt::{Coset, MAX_LOG_N, Ntt};
 pub use permutation::Permutation;
 pub use program::{Instruction, Place, Program};
 pub use scan::Join;
+pub use work::Work;

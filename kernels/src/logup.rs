@@ -7,6 +7,7 @@ use crate::{
     error::{Error, same},
     field::Operation,
     memory::{Cell, Matrix},
+    work::PRODUCT,
 };
 
 /// Numerators and denominators, a column a helper.
@@ -58,6 +59,8 @@ impl Device {
             Argument::U32(size as u32),
             ((helpers * n) as u64).into(),
         ];
+        let cell_count = cells.columns() * n;
+        self.counters.kernel(cell_count * size_of::<T>() + 64 * helpers * n, 3 * PRODUCT * cell_count);
         // SAFETY: `logup_fractions`. numerators, denominators: [helpers, n], cells: [columns, n], shifts: [columns].
         unsafe { self.launch("logup_fractions", Grid::of(helpers * n, 256), &arguments) }?;
         Ok(fractions)

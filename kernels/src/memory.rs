@@ -1,6 +1,6 @@
 //! Columns on the device.
 
-use std::{fmt, marker::PhantomData};
+use std::{fmt, marker::PhantomData, sync::Arc};
 
 use cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr, result, sys::CUresult};
 use halo2_proofs::halo2curves::bn256::Fq;
@@ -9,6 +9,7 @@ use lamina_circuits::Fr;
 use crate::{
     device::{Argument, Device},
     error::{Error, at_most, same},
+    work::{Counters, count},
 };
 
 /// A field element as a kernel takes it: eight words, in the layout of the host's library.
@@ -93,6 +94,7 @@ impl Cell for i32 {
 pub(crate) struct Buffer<T> {
     bytes: CudaSlice<u8>,
     len: usize,
+    counters: Arc<Counters>,
     marker: PhantomData<T>,
 }
 
@@ -101,6 +103,8 @@ impl<T> Drop for Buffer<T> {
         let stream = self.bytes.stream().clone();
         // An error means that the device is lost, and its memory with it.
         let _ = stream.memset_zeros(&mut self.bytes);
+        self.counters.release(self.bytes.len());
+        count(&self.counters.on_device, self.bytes.len());
     }
 }
 
@@ -119,7 +123,8 @@ impl<T: Plain> Buffer<T> {
             }
             Err(source) => return Err(Error::Driver { step: "allocate memory", source }),
         };
-        let buffer = Buffer { bytes, len, marker: PhantomData };
+        device.counters.hold(needed);
+        let buffer = Buffer { bytes, len, counters: device.counters.clone(), marker: PhantomData };
         if cfg!(debug_assertions) {
             // SAFETY: the allocation has `needed` bytes.
             unsafe { result::memset_d8_async(buffer.base(), 0xA5, needed, device.stream.cu_stream()) }
@@ -155,6 +160,7 @@ impl<T: Plain> Buffer<T> {
         let bytes: &[u8] = unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) };
         let from = at * size_of::<T>();
         let mut target = self.bytes.slice_mut(from..from + bytes.len());
+        count(&device.counters.to_device, bytes.len());
         device.stream.memcpy_htod(bytes, &mut target).map_err(Error::driver("copy to the device"))
     }
 
@@ -174,6 +180,7 @@ impl<T: Plain> Buffer<T> {
                 std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size)
             };
             let source = self.bytes.slice(from..from + size);
+            count(&device.counters.to_host, size);
             device.stream.memcpy_dtoh(&source, bytes).map_err(Error::driver("copy to the host"))?;
         }
         device.synchronize()?;
@@ -195,6 +202,7 @@ impl<T> Buffer<T> {
             return Ok(());
         }
         let target = self.base() + at as u64;
+        count(&device.counters.on_device, bytes);
         // SAFETY: the target is within this buffer, the source as the caller says.
         unsafe { result::memcpy_dtod_async(target, source, bytes, device.stream.cu_stream()) }
             .map_err(Error::driver("copy on the device"))

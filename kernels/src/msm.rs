@@ -7,6 +7,7 @@ use crate::{
     device::{Argument, Device, Grid},
     error::{Error, at_most},
     memory::{Buffer, Cell, Matrix, Plain},
+    work::PRODUCT,
 };
 
 /// Digits of a field element must cover `2^254` and a sign.
@@ -137,6 +138,10 @@ impl Msm {
             return Ok(vec![G1Affine::default(); scalars.columns()]);
         }
         let bytes = self.bytes_of_column(plan, n);
+        // An addition a digit and two a bucket; a digit is written, counted and scattered, its point read.
+        let tasks = plan.windows as usize * scalars.columns();
+        let products = ADD_AFFINE * n + 2 * ADD * plan.buckets();
+        self.device.counters.kernel(tasks * (80 * n + 256 * plan.buckets()), tasks * products * PRODUCT);
         let round = (self.scratch_bytes / bytes).clamp(1, scalars.columns().max(1));
         let mut results = Vec::with_capacity(scalars.columns());
         for start in (0..scalars.columns()).step_by(round) {

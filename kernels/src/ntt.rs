@@ -7,6 +7,7 @@ use crate::{
     device::{Argument, Device, Grid},
     error::{Error, at_most},
     memory::{Buffer, Cell, Matrix},
+    work::PRODUCT,
 };
 
 /// The largest transform: `2^24`.
@@ -170,6 +171,14 @@ impl Ntt {
                     shared_bytes: 32 * (tile + (1 << log_r) / 2),
                 };
                 let none = Argument::Address(0);
+                // Four products for four values and two levels, three of which the last two levels do without.
+                let products = 4 * (log_r as usize / 2) - if log_r % 2 == 0 { 3 } else { 0 };
+                let scalings =
+                    usize::from(!last || scale_out.is_some()) + usize::from(pass == 0 && scale_in.is_some());
+                let cell = if pass == 0 { size_of::<T>() } else { 32 };
+                self.device
+                    .counters
+                    .kernel(columns * n * (cell + 32), columns * n / 4 * (products + 4 * scalings) * PRODUCT);
                 let before = scale_in.filter(|_| pass == 0).map_or(none, |(factors, _)| factors.address());
                 let after = scale_out.filter(|_| last).map_or(none, |(factors, _)| factors.address());
                 let arguments = [

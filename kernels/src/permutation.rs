@@ -13,6 +13,7 @@ use crate::{
     memory::{Buffer, Matrix},
     ntt::Ntt,
     scan::Join,
+    work::PRODUCT,
 };
 
 /// What permutation products are made of.
@@ -81,6 +82,8 @@ impl Device {
             Argument::U32(of.size as u32),
             (total as u64).into(),
         ];
+        let bytes: usize = of.columns.iter().chain(of.sigmas).map(|column| column.cell_bytes() * u).sum();
+        self.counters.kernel(bytes + 64 * total, 4 * PRODUCT * count * u);
         // SAFETY: `permutation_fractions`. numerators, denominators: [sets, u + 1], columns, sigmas, own: [count], columns of
         // n rows, roots: [n], u < n.
         unsafe { self.launch("permutation_fractions", Grid::of(total, 256), &arguments) }?;
@@ -117,6 +120,7 @@ impl Device {
             Argument::U32(u as u32),
             ((sets * n) as u64).into(),
         ];
+        self.counters.kernel(64 * sets * n, PRODUCT * sets * n);
         // SAFETY: `permutation_finish`. out: [sets, n], z: [sets, u + 1], starts: [sets], tails: [sets, n - u - 1].
         unsafe { self.launch("permutation_finish", Grid::of(sets * n, 256), &arguments) }?;
         Ok(Arc::new(out))

@@ -9,6 +9,7 @@ use crate::{
     field::Operation,
     memory::{Buffer, Matrix},
     scan::Join,
+    work::PRODUCT,
 };
 
 impl Device {
@@ -53,6 +54,7 @@ impl Device {
             inverses.address(),
             Argument::U32(len as u32),
         ];
+        self.counters.kernel(128 * len, PRODUCT * len);
         // SAFETY: `divide_finish`. out, inverses: [len - 1], before, scaled: [len], len >= 2.
         unsafe { self.launch("divide_finish", Grid::of(len - 1, 256), &arguments) }?;
         Ok(out)

@@ -6,6 +6,7 @@ use crate::{
     device::{Argument, Device, Grid},
     error::{Error, at_most, same},
     memory::{Buffer, Matrix},
+    work::PRODUCT,
 };
 
 /// Where an operand is.
@@ -63,6 +64,8 @@ pub struct Program {
     columns: usize,
     rows: usize,
     products: usize,
+    /// Cells of columns that a row reads.
+    reads: usize,
 }
 
 impl std::fmt::Debug for Program {
@@ -84,7 +87,7 @@ impl Program {
         let mut words: Vec<[u32; 4]> = Vec::with_capacity(code.len());
         let mut constants = Vec::new();
         let mut stored: Vec<bool> = Vec::new();
-        let (mut columns, mut products) = (0, 0);
+        let (mut columns, mut products, mut reads) = (0, 0, 0);
         for instruction in code {
             let mut place = |place: &Place| match place {
                 Place::Register(register) => {
@@ -93,6 +96,7 @@ impl Program {
                     Ok((*register, 0))
                 }
                 Place::Column { column, rotation } => {
+                    reads += 1;
                     columns = columns.max(*column as usize + 1);
                     at_most("columns, at most", COLUMN as usize, columns)?;
                     Ok((*column | COLUMN, i64::from(*rotation).rem_euclid(rows.max(1) as i64) as u32))
@@ -126,6 +130,7 @@ impl Program {
             columns,
             rows,
             products,
+            reads,
         })
     }
 
@@ -162,6 +167,7 @@ impl Device {
             None
         };
         let out = Matrix::uninitialised(self, 1, n)?;
+        self.counters.kernel(32 * n * (program.reads + 1), PRODUCT * n * (program.products + 1));
         let arguments = [
             out.buffer.address(),
             columns.buffer.address(),

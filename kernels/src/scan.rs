@@ -6,6 +6,7 @@ use crate::{
     device::{Argument, Device, Grid},
     error::{Error, at_most, same},
     memory::{Buffer, Matrix},
+    work::PRODUCT,
 };
 
 /// How a scan joins elements.
@@ -43,6 +44,8 @@ impl Device {
             }
             None => None,
         };
+        let joins = if join == Join::Product { 3 * PRODUCT } else { 0 };
+        self.counters.kernel(96 * count * n, joins * count * n);
         let grid = Grid { blocks: count * tiles, threads: THREADS, shared_bytes: 256 };
         let (source, stride) = (columns.buffer.address(), Argument::U64(n as u64));
         let (rows, tile_count) = (Argument::U32(n as u32), Argument::U32(tiles as u32));
@@ -97,6 +100,7 @@ impl Device {
     pub fn invert(&self, elements: &Matrix<Fr>) -> Result<Matrix<Fr>, Error> {
         let n = elements.columns() * elements.rows();
         let out = Matrix::uninitialised(self, elements.columns(), elements.rows())?;
+        self.counters.kernel(160 * n, 7 * PRODUCT * n);
         let grid = Grid { blocks: n.div_ceil(INVERT_TILE), threads: THREADS, shared_bytes: 512 };
         let arguments = [out.buffer.address(), elements.buffer.address(), Argument::U64(n as u64)];
         // SAFETY: `fr_invert`. Two buffers of n elements.

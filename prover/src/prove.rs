@@ -1,14 +1,25 @@
 //! The protocol: one proof that the stock verifier accepts.
 
-use std::{collections::HashMap, fmt, time::Instant};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
 
 use ff::{Field, PrimeField};
 use group::Curve;
 use halo2_proofs::{
     halo2curves::bn256::{Bn256, G1, G1Affine, G2Affine},
-    poly::kzg::commitment::ParamsKZG,
+    plonk::verify_proof,
+    poly::kzg::{
+        commitment::{KZGCommitmentScheme, ParamsKZG},
+        multiopen::VerifierSHPLONK,
+        strategy::SingleStrategy,
+    },
     transcript::{
-        Blake2bWrite, Challenge255, EncodedChallenge, Transcript, TranscriptWrite, TranscriptWriterBuffer,
+        Blake2bRead, Blake2bWrite, Challenge255, EncodedChallenge, Transcript, TranscriptReadBuffer,
+        TranscriptWrite, TranscriptWriterBuffer,
     },
 };
 use lamina_circuits::{
@@ -83,6 +94,8 @@ pub struct Prover<'a, B: Backend> {
     tau_g2: G2Affine,
     loaded: B::Key,
     self_check: bool,
+    /// Whether a proof of this key on this backend has been verified, where the backend asks for that.
+    verified: AtomicBool,
     #[cfg(feature = "cheat")]
     false_claim: Option<FalseClaim>,
     /// Multiples of the blinding rows' bases.
@@ -135,16 +148,8 @@ impl<'a, B: Backend> Prover<'a, B> {
             return Err(SetupError::Rows { expected: pk.k(), actual: bases.k });
         }
         let identity = sample_identity(pk);
-        let products = pk.vk().cs().permutation().get_columns().len().div_ceil(pk.degree() - 2);
-        let cs = pk.vk().cs();
-        let shape = Shape {
-            columns: cs.num_advice_columns() + cs.num_instance_columns(),
-            products,
-            openings: rotation_sets(pk, products).len(),
-            identity: &identity,
-        };
         let loaded = backend.load(&Setup {
-            shape,
+            shape: shape_of(pk, &identity),
             bases: &bases,
             degree: pk.degree(),
             usable: pk.usable_rows(),
@@ -160,6 +165,7 @@ impl<'a, B: Backend> Prover<'a, B> {
             loaded,
             rows,
             self_check: true,
+            verified: AtomicBool::new(!backend.verify_first()),
             #[cfg(feature = "cheat")]
             false_claim: None,
         })
@@ -198,8 +204,12 @@ impl<'a, B: Backend> Prover<'a, B> {
     /// # Transcript
     /// That of halo2-axiom 0.5.3 with SHPLONK and Blake2b, instances absorbed as scalars.
     ///
+    /// Where the backend asks for it ([`Backend::verify_first`]), the first proof is verified before it is returned; of
+    /// several that are under way at the same time, each.
+    ///
     /// # Errors
-    /// [`ProveError`]; a witness that does not satisfy the circuit is [`ProveError::Unsatisfied`].
+    /// [`ProveError`]; a witness that does not satisfy the circuit is [`ProveError::Unsatisfied`], and so are values that a
+    /// faulty device makes contradict one another. A device that fails is [`ProveError::Backend`].
     pub fn prove(
         &self,
         witness: &dyn Witness,
@@ -209,7 +219,7 @@ impl<'a, B: Backend> Prover<'a, B> {
         progress: &dyn Progress,
     ) -> Result<Proved, ProveError> {
         self.check(instances, committed)?;
-        Run {
+        let proved = Run {
             prover: self,
             transcript: Blake2bWrite::<_, _, Challenge255<_>>::init(Vec::new()),
             progress,
@@ -218,7 +228,36 @@ impl<'a, B: Backend> Prover<'a, B> {
             timings: Timings::default(),
             started: Instant::now(),
         }
-        .prove(witness, instances, committed, blinding)
+        .prove(witness, instances, committed, blinding)?;
+        if self.self_check && !self.verified.load(Ordering::Acquire) {
+            if !self.accepts(instances, &proved.proof) {
+                return Err(ProveError::WrongProof { backend: self.backend.name() });
+            }
+            self.verified.store(true, Ordering::Release);
+        }
+        Ok(proved)
+    }
+
+    /// Whether the stock verifier accepts.
+    fn accepts(&self, instances: &[Vec<Fr>], proof: &[u8]) -> bool {
+        // Of the bases the verifier reads the first point alone.
+        let params = ParamsKZG::<Bn256>::setup(0, rand_core::OsRng).from_parts(
+            self.bases.k,
+            vec![self.bases.monomial[0]],
+            Some(Vec::new()),
+            G2Affine::generator(),
+            self.tau_g2,
+        );
+        let instances: Vec<&[Fr]> = instances.iter().map(Vec::as_slice).collect();
+        let mut transcript = Blake2bRead::<_, G1Affine, Challenge255<_>>::init(proof);
+        verify_proof::<KZGCommitmentScheme<Bn256>, VerifierSHPLONK<'_, Bn256>, _, _, _>(
+            &params,
+            self.key.vk(),
+            SingleStrategy::new(&params),
+            &[&instances],
+            &mut transcript,
+        )
+        .is_ok()
     }
 
     fn check(&self, instances: &[Vec<Fr>], committed: &[Committed]) -> Result<(), ProveError> {
@@ -330,6 +369,7 @@ impl<B: Backend> Run<'_, '_, B> {
         }
         self.progress.stage(name, self.done, STAGES);
         self.stage = name;
+        self.prover.backend.stage(name);
         self.done = (self.done + 1).min(STAGES);
         Ok(())
     }
@@ -483,6 +523,7 @@ impl<B: Backend> Run<'_, '_, B> {
         self.stage("open")?;
         self.open(&columns.view(), &rotation_sets, &limbs, &random, x)?;
         self.progress.stage("done", STAGES, STAGES);
+        backend.stage("done");
         Ok(Proved { proof: self.transcript.finalize(), deltas, commitments, timings: self.timings })
     }
 
@@ -787,9 +828,21 @@ impl<B: Backend> Run<'_, '_, B> {
     }
 }
 
+/// What every proof of a key is made of.
+pub(crate) fn shape_of<'i>(key: &ProvingKey, identity: &'i Identity) -> Shape<'i> {
+    let cs = key.vk().cs();
+    let products = cs.permutation().get_columns().len().div_ceil(key.degree() - 2);
+    Shape {
+        columns: cs.num_advice_columns() + cs.num_instance_columns(),
+        products,
+        openings: rotation_sets(key, products).len(),
+        identity,
+    }
+}
+
 /// The identity for challenges of no meaning. Its shape is that of every proof's, as challenges that make terms cancel have
 /// no probability.
-fn sample_identity(key: &ProvingKey) -> Identity {
+pub(crate) fn sample_identity(key: &ProvingKey) -> Identity {
     let cs = key.vk().cs();
     let mut next = Fr::MULTIPLICATIVE_GENERATOR;
     let mut draw = || {

@@ -26,8 +26,9 @@ use lamina_circuits::{
     testing,
     witness::{self, Witness},
 };
+use lamina_kernels_emu::Mode;
 use lamina_prover::{
-    Blinding, Committed, Cpu, FalseClaim, Prover, ProvingKey, Silent,
+    Backend, Blinding, Committed, Cpu, Cuda, FalseClaim, Prover, ProvingKey, Silent,
     link::Draft,
     publish::{BlindedColumns, commit_blinded},
     srs::Srs,
@@ -213,7 +214,7 @@ impl World {
     #[expect(clippy::too_many_arguments, reason = "each is one thing that a cheater chooses")]
     fn prove_as(
         &self,
-        prover: &Prover<'_, Cpu>,
+        prover: &Prover<'_, impl Backend>,
         blinding: &mut Blinding,
         slice: u32,
         witness: &dyn Witness,
@@ -559,6 +560,32 @@ fn our_verifier_decides_as_the_stock_one() {
         assert!(!stock(&instance, &forged.proof), "element {element}");
         assert_eq!(world.verify(0, &forged.encode()), Err(Refusal::Proof), "element {element}");
     }
+}
+
+/// The whole proof on the kernels, where there is no GPU: the stand-in driver runs them.
+#[test]
+fn a_block_is_proved_on_the_stand_in_device() {
+    lamina_kernels_emu::install(Mode::Host);
+    let cuda = Cuda::open(0).unwrap();
+    assert_eq!(cuda.name(), "cuda: emulation, host code");
+    let world = world();
+    let (key, srs) = (world.card.key(0).unwrap(), &world.srs);
+    let trace = world.trace(0, &world.x);
+    let (input, output) = (world.boundary(&world.x), world.boundary(&trace.output.q));
+    let prover = Prover::from_bases(srs.bases(), srs.identity().tau_g2(), &world.key, &cuda).unwrap();
+    let (witness, blinding) = (world.witness(0, &trace), &mut Blinding::new());
+    let envelope = world.prove_as(&prover, blinding, 0, &witness, &world.published[0], &input, &output);
+    assert_eq!(world.verify(0, &envelope), Ok(()));
+    let draft = Draft {
+        key,
+        srs: srs.id(),
+        context: world.context(0),
+        weights: world.published[0].commitments(),
+        input: input.boundary(),
+        output: output.boundary(),
+    };
+    let proof = Envelope::decode(&envelope, key.shape()).unwrap().proof;
+    assert!(stock_accepts(srs, &world.key, &[draft.instance().to_vec()], &proof));
 }
 
 fn stock_accepts(srs: &Srs, key: &ProvingKey, instances: &[Vec<Fr>], proof: &[u8]) -> bool {

@@ -8,7 +8,7 @@ mod common;
 use common::{Kitchen, Shape, publish, setup, verifies};
 use lamina_kernels_emu::Mode;
 use lamina_prover::{
-    Backend, Blinding, Cuda, Dual, ProveError, Prover, ProvingKey, Reference, Silent,
+    Backend, Blinding, Cuda, Dual, ProveError, Prover, ProvingKey, Reference, Silent, backend::Plan,
     synthesized::Synthesized,
 };
 use rand_chacha::ChaCha20Rng;
@@ -72,6 +72,22 @@ fn proofs_are_accepted_and_false_statements_refused() {
     let witness = Synthesized::new(&circuit, &instances, &key);
     let proved = prover.prove(&witness, &instances, &[], &mut Blinding::new(), &Silent).unwrap();
     assert!(verifies(&srs, &key, &instances, &proved.proof));
+    cuda.measure();
+    prover.prove(&witness, &instances, &[], &mut Blinding::new(), &Silent).unwrap();
+    let measured = cuda.measured().unwrap().unwrap();
+    assert!(cuda.measured().unwrap().is_none());
+    assert!(serde_json::to_string(&measured).unwrap().contains("\"multiply_adds\":"));
+    let stages: Vec<_> = measured.stages.iter().map(|stage| stage.stage).collect();
+    for stage in
+        ["witness", "commit", "permutation", "quotient", "commit to the quotient", "evaluate", "open"]
+    {
+        assert!(stages.contains(&stage), "{stage} is not among {stages:?}");
+    }
+    let work = measured.stages.iter().find(|stage| stage.stage == "quotient").unwrap().work;
+    assert!(work.launches > 20 && work.multiply_adds > 1 << 20 && work.kernel_bytes > 1 << 18, "{work:?}");
+    assert!(measured.stages.iter().map(|stage| stage.work.to_device_bytes).sum::<u64>() > 20 << 8);
+    // What is planned suffices.
+    assert!(measured.peak_bytes <= Plan::of(&key).needed(false) as u64, "{}", measured.peak_bytes);
     let wrong = Kitchen { wrong: true, ..circuit.clone() };
     let witness = Synthesized::new(&wrong, &instances, &key);
     let error = prover.prove(&witness, &instances, &[], &mut Blinding::new(), &Silent);

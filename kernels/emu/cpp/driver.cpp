@@ -43,6 +43,7 @@ struct Event {
 };
 struct Work {
   std::function<Result()> run;
+  bool always = false;          // even where earlier work failed
   std::shared_ptr<Event> wait;  // not before it has reached `ticket`
   uint64_t ticket = 0;
 };
@@ -79,6 +80,17 @@ size_t used;
 Result failure = SUCCESS;  // of work: sticky, as on a device
 uint64_t tickets;
 
+// Faults that a test asks for. The counts are of what has been asked for since the last `lamina_emu_heal`.
+constexpr uint64_t NEVER = ~uint64_t(0);
+struct Faults {
+  uint64_t launches = 0, allocations = 0, flips = 0;
+  uint64_t lose_at = NEVER;  // the device is lost at this launch
+  uint64_t full_at = NEVER;  // this allocation finds no memory
+  std::string flipped;       // of this kernel's launches, number `flip_at` has a bit of what it wrote flipped
+  uint64_t flip_at = NEVER, flip_bit = 0;
+  size_t memory = MEMORY;
+} faults;
+
 #define LOCKED std::lock_guard<std::recursive_mutex> lock(mutex)
 
 Stream *stream_of(void *handle) {
@@ -109,7 +121,7 @@ void drain(Stream *stream) {
       continue;
     }
     stream->queue.pop_front();
-    const Result result = work.run ? work.run() : SUCCESS;
+    const Result result = work.run && (!failure || work.always) ? work.run() : SUCCESS;
     if (!failure) failure = result;
   }
 }
@@ -124,7 +136,11 @@ Result push(void *handle, Work work) {
   if (eager) drain(stream);
   return SUCCESS;
 }
-Result push(void *handle, std::function<Result()> run) { return push(handle, Work{std::move(run), nullptr, 0}); }
+Result push(void *handle, std::function<Result()> run) { return push(handle, Work{std::move(run), false, nullptr, 0}); }
+// What is done even on a device that is lost.
+Result push_always(void *handle, std::function<Result()> run) {
+  return push(handle, Work{std::move(run), true, nullptr, 0});
+}
 
 Result release(Address address) {
   auto found = device_memory.find(static_cast<uintptr_t>(address));
@@ -136,8 +152,8 @@ Result release(Address address) {
       fprintf(stderr, "emulation: something wrote beside an allocation of %zu bytes\n", bytes);
       abort();
     }
-  // Buffers may have held secrets: whoever frees them overwrites them first.
-  for (size_t i = 0; i < bytes; i++)
+  // Buffers may have held secrets: whoever frees them overwrites them first, unless the device is lost.
+  for (size_t i = 0; i < bytes && !failure; i++)
     if (data[i]) {
       fprintf(stderr, "emulation: %zu bytes are freed with what was in them\n", bytes);
       abort();
@@ -156,6 +172,40 @@ API int lamina_emu_interpret(int on) {
   if (interpret >= 0 && interpret != on) return 1;
   interpret = on;
   return 0;
+}
+
+// The device is as new: what was lost is found, no fault is to come, nothing is counted.
+API void lamina_emu_heal() {
+  LOCKED;
+  drain_all();
+  failure = SUCCESS;
+  faults = Faults();
+}
+API void lamina_emu_lose_at(unsigned long long launch) {
+  LOCKED;
+  faults.lose_at = launch;
+}
+API void lamina_emu_full_at(unsigned long long allocation) {
+  LOCKED;
+  faults.full_at = allocation;
+}
+API void lamina_emu_memory(unsigned long long bytes) {
+  LOCKED;
+  faults.memory = bytes;
+}
+API void lamina_emu_flip(const char *kernel, unsigned long long launch, unsigned long long bit) {
+  LOCKED;
+  faults.flipped = kernel;
+  faults.flip_at = launch;
+  faults.flip_bit = bit;
+}
+API unsigned long long lamina_emu_launches() {
+  LOCKED;
+  return faults.launches;
+}
+API unsigned long long lamina_emu_allocations() {
+  LOCKED;
+  return faults.allocations;
 }
 
 API Result cuInit(unsigned) { return SUCCESS; }
@@ -182,8 +232,8 @@ API Result cuDeviceGetAttribute(int *value, int attribute, int) {
 API Result cuDeviceTotalMem_v2(size_t *bytes, int) { return *bytes = MEMORY, SUCCESS; }
 API Result cuMemGetInfo_v2(size_t *available, size_t *total) {
   LOCKED;
-  *total = MEMORY;
-  *available = MEMORY - used;
+  *total = faults.memory;
+  *available = used < faults.memory ? faults.memory - used : 0;
   return SUCCESS;
 }
 API Result cuDevicePrimaryCtxRetain(void **context, int) { return *context = &default_stream, SUCCESS; }
@@ -224,7 +274,7 @@ API Result cuStreamSynchronize(void *stream) {
 API Result cuStreamWaitEvent(void *stream, void *event, unsigned) {
   LOCKED;
   auto found = events.at(event);
-  if (found->recorded > found->reached) push(stream, Work{nullptr, found, found->recorded});
+  if (found->recorded > found->reached) push(stream, Work{nullptr, false, found, found->recorded});
   return SUCCESS;
 }
 API Result cuEventCreate(void **event, unsigned) {
@@ -244,7 +294,7 @@ API Result cuEventRecord(void *event, void *stream) {
   const uint64_t ticket = ++tickets;
   found->recorded = ticket;
   found->stream = stream_of(stream);
-  return push(stream, [found, ticket]() -> Result {
+  return push_always(stream, [found, ticket]() -> Result {
     if (found->reached < ticket) found->reached = ticket;
     return SUCCESS;
   });
@@ -266,8 +316,10 @@ API Result cuEventElapsedTime(float *ms, void *, void *) { return *ms = 0, SUCCE
 API Result cuMemAlloc_v2(Address *address, size_t bytes) {
   LOCKED;
   if (!bytes) return INVALID_VALUE;
+  if (failure) return failure;
+  if (faults.allocations++ == faults.full_at) return OUT_OF_MEMORY;
   void *memory = nullptr;
-  if (bytes > MEMORY - used || posix_memalign(&memory, 256, bytes + 2 * RED_ZONE)) return OUT_OF_MEMORY;
+  if (used > faults.memory || bytes > faults.memory - used || posix_memalign(&memory, 256, bytes + 2 * RED_ZONE)) return OUT_OF_MEMORY;
   char *const data = static_cast<char *>(memory) + RED_ZONE;
   memset(data - RED_ZONE, 0xFD, RED_ZONE);
   memset(data, 0xCD, bytes);
@@ -284,7 +336,7 @@ API Result cuMemFree_v2(Address address) {
 API Result cuMemAllocAsync(Address *address, size_t bytes, void *) { return cuMemAlloc_v2(address, bytes); }
 API Result cuMemFreeAsync(Address address, void *stream) {
   LOCKED;
-  return push(stream, [address] { return release(address); });
+  return push_always(stream, [address] { return release(address); });
 }
 API Result cuMemHostAlloc(void **memory, size_t bytes, unsigned) {
   LOCKED;
@@ -302,11 +354,13 @@ API Result cuMemFreeHost(void *memory) {
 }
 API Result cuMemsetD8Async(Address at, unsigned char value, size_t bytes, void *stream) {
   LOCKED;
+  if (failure) return failure;
   if (!on_device(at, bytes)) return INVALID_VALUE;
   return push(stream, [=]() -> Result { return memset(pointer(at), value, bytes), SUCCESS; });
 }
 API Result cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *stream) {
   LOCKED;
+  if (failure) return failure;
   if (!on_device(to, bytes)) return INVALID_VALUE;
   if (contains(pinned_memory, from, bytes))
     return push(stream, [=]() -> Result { return memcpy(pointer(to), from, bytes), SUCCESS; });
@@ -323,6 +377,7 @@ API Result cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stre
 }
 API Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void *stream) {
   LOCKED;
+  if (failure) return failure;
   if (!on_device(to, bytes) || !on_device(from, bytes)) return INVALID_VALUE;
   return push(stream, [=]() -> Result { return memmove(pointer(to), pointer(from), bytes), SUCCESS; });
 }
@@ -372,6 +427,7 @@ API Result cuFuncSetAttribute(void *function, int attribute, int value) {
 API Result cuLaunchKernel(void *handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned x, unsigned y,
                           unsigned z, unsigned shared_bytes, void *stream, void **arguments, void **) {
   LOCKED;
+  if (failure) return failure;
   const Function *const function = static_cast<Function *>(handle);
   const size_t threads = size_t(x) * y * z;
   if (!threads || threads > static_cast<size_t>(function->signature.max_threads)) return INVALID_VALUE;
@@ -386,10 +442,22 @@ API Result cuLaunchKernel(void *handle, unsigned grid_x, unsigned grid_y, unsign
   emulation::Entry entry = emulation::kernels()[function->name].entry;
   if (auto program = function->program) entry = [program](void **list) { ptx::run(*program, list); };
   const std::string name = function->name;
+  const bool lost = faults.launches++ == faults.lose_at;
+  const bool flip = name == faults.flipped && faults.flips++ == faults.flip_at;
+  const uint64_t bit = faults.flip_bit;
   return push(stream, [=]() -> Result {
+    if (lost) return LAUNCH_FAILED;
     std::vector<void *> list;
     for (auto &copy : *copies) list.push_back(copy.data());
     const int result = emulation::launch(name.c_str(), entry, {grid_x, grid_y, grid_z}, {x, y, z}, shared_bytes, list.data());
+    if (flip) {
+      // Kernels write to their first argument.
+      Address target;
+      memcpy(&target, list[0], sizeof target);
+      auto found = --device_memory.upper_bound(static_cast<uintptr_t>(target));
+      const size_t bits = 8 * (found->first + found->second - static_cast<uintptr_t>(target));
+      static_cast<unsigned char *>(pointer(target))[bit % bits / 8] ^= static_cast<unsigned char>(1u << bit % 8);
+    }
     return result ? LAUNCH_FAILED : SUCCESS;
   });
 }

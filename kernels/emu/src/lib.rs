@@ -58,3 +58,91 @@ pub fn install(mode: Mode) {
     let status = unsafe { set((mode == Mode::Ptx).into()) };
     assert_eq!(status, 0, "installed in another mode before");
 }
+
+/// What goes wrong, from the last [`heal`] on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault<'a> {
+    /// The device is lost at this launch: the kernel does not run, and every later call fails.
+    Lost {
+        /// Which, from zero on.
+        launch: u64,
+    },
+    /// This allocation finds no memory; others do.
+    Full {
+        /// Which, from zero on.
+        allocation: u64,
+    },
+    /// The device has so much memory.
+    Memory {
+        /// Bytes, those in use included.
+        bytes: u64,
+    },
+    /// A bit is flipped in what a kernel wrote to its first argument.
+    Flip {
+        /// The kernel.
+        kernel: &'a str,
+        /// Which of its launches, from zero on.
+        launch: u64,
+        /// Which bit, modulo those from the argument's address to the end of its buffer.
+        bit: u64,
+    },
+}
+
+/// A function of driver.cpp.
+///
+/// # Panics
+/// If the stand-in is not installed.
+///
+/// # Safety
+/// `T` is the function's type.
+unsafe fn function<T>(name: &[u8]) -> libloading::Symbol<'static, T> {
+    let Some(library) = LIBRARY.get() else { panic!("the emulation is not installed") };
+    // SAFETY: the caller's promise.
+    match unsafe { library.get::<T>(name) } {
+        Ok(function) => function,
+        Err(error) => panic!("the emulation is not ours: {error}"),
+    }
+}
+
+/// Asks for a fault. Faults of different kinds may be asked for together.
+///
+/// # Panics
+/// If the stand-in is not installed.
+pub fn inject(fault: Fault<'_>) {
+    let number = |name: &[u8], value: u64| {
+        // SAFETY: these functions take a number and set a variable.
+        unsafe { function::<unsafe extern "C" fn(u64)>(name)(value) }
+    };
+    match fault {
+        Fault::Lost { launch } => number(b"lamina_emu_lose_at\0", launch),
+        Fault::Full { allocation } => number(b"lamina_emu_full_at\0", allocation),
+        Fault::Memory { bytes } => number(b"lamina_emu_memory\0", bytes),
+        Fault::Flip { kernel, launch, bit } => {
+            let name: Vec<u8> = kernel.bytes().chain([0]).collect();
+            type Flip = unsafe extern "C" fn(*const u8, u64, u64);
+            // SAFETY: copies the name, which ends with a zero, and sets variables.
+            unsafe { function::<Flip>(b"lamina_emu_flip\0")(name.as_ptr(), launch, bit) }
+        }
+    }
+}
+
+/// Takes back all faults, those that have happened too, and begins to count anew.
+///
+/// # Panics
+/// If the stand-in is not installed.
+pub fn heal() {
+    // SAFETY: takes nothing, sets variables.
+    unsafe { function::<unsafe extern "C" fn()>(b"lamina_emu_heal\0")() }
+}
+
+/// Launches and allocations since the last [`heal`].
+///
+/// # Panics
+/// If the stand-in is not installed.
+pub fn counts() -> (u64, u64) {
+    // SAFETY: both take nothing and return a number.
+    unsafe {
+        let launches = function::<unsafe extern "C" fn() -> u64>(b"lamina_emu_launches\0")();
+        (launches, function::<unsafe extern "C" fn() -> u64>(b"lamina_emu_allocations\0")())
+    }
+}

@@ -4,6 +4,7 @@
 //! the suite fails where there is none.
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
+mod columns;
 mod combine;
 mod common;
 mod device;
@@ -11,5 +12,8 @@ mod field;
 mod logup;
 mod msm;
 mod ntt;
+mod permutation;
+mod polynomial;
+mod program;
 mod reference;
 mod scan;

@@ -64,6 +64,11 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         self.0.verify_first() || self.1.verify_first()
     }
 
+    fn stage(&self, stage: &'static str) {
+        self.0.stage(stage);
+        self.1.stage(stage);
+    }
+
     fn load(&self, setup: &Setup<'_>) -> Result<Self::Key, BackendError> {
         Ok((self.0.load(setup)?, self.1.load(setup)?))
     }

@@ -17,7 +17,7 @@ use lamina_circuits::{Fr, witness::Column};
 pub use cpu::Kernels;
 pub use cpu::{Cpu, CpuKey};
 pub(crate) use cpu::{Scalars, Table, multiply};
-pub use cuda::{Cuda, CudaColumn, CudaKey, Plan};
+pub use cuda::{Cuda, CudaColumn, CudaKey, Measured, MeasuredStage, Plan};
 pub use dual::Dual;
 pub use host::HostColumn;
 pub use reference::{Reference, ReferenceKey};
@@ -119,6 +119,9 @@ pub trait Backend: Sync {
     fn verify_first(&self) -> bool {
         false
     }
+
+    /// A stage of a proof begins, or `done`: for backends that measure.
+    fn stage(&self, _stage: &'static str) {}
 
     /// Loads bases and key columns.
     fn load(&self, setup: &Setup<'_>) -> Result<Self::Key, BackendError>;

@@ -1,8 +1,13 @@
 //! The backend for GPUs: every column stays on the device from the witness to the opening.
 
+mod measure;
 mod plan;
 
-use std::{collections::HashMap, fmt};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use ff::Field;
 use halo2_proofs::halo2curves::bn256::{G1, G1Affine};
@@ -13,7 +18,11 @@ use lamina_kernels::{
 };
 use rayon::prelude::*;
 
-pub use self::plan::Plan;
+use self::measure::Recording;
+pub use self::{
+    measure::{Measured, MeasuredStage},
+    plan::Plan,
+};
 use super::{
     Backend, Columns, Combination, Setup, Table,
     cpu::{normalise, vandermonde_inverse},
@@ -36,6 +45,8 @@ pub struct Cuda {
     /// Where the device has less memory than this free, plans must fit what it has; where it has more, this. For tests, and
     /// for devices that others use too.
     pub memory_bytes: usize,
+    /// The stages since [`Cuda::measure`]. Clones share it.
+    recording: Arc<Mutex<Option<Recording>>>,
 }
 
 impl Cuda {
@@ -44,7 +55,7 @@ impl Cuda {
     /// # Errors
     /// [`BackendError::Device`]: no driver, an old one, no such device, one that is too old.
     pub fn open(ordinal: usize) -> Result<Self, BackendError> {
-        Ok(Cuda { device: Device::open(ordinal)?, memory_bytes: usize::MAX })
+        Ok(Cuda { device: Device::open(ordinal)?, memory_bytes: usize::MAX, recording: Arc::default() })
     }
 
     /// The same device with a stream of its own, to prove beside this one; keys are loaded for each.
@@ -52,12 +63,27 @@ impl Cuda {
     /// # Errors
     /// [`BackendError::Device`].
     pub fn fork(&self) -> Result<Self, BackendError> {
-        Ok(Cuda { device: self.device.fork()?, ..self.clone() })
+        Ok(Cuda { device: self.device.fork()?, recording: Arc::default(), ..self.clone() })
     }
 
     /// The device, for measurements.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Begins to measure the stages of proofs, from nothing. One proof at a time: stages of several are not told apart.
+    pub fn measure(&self) {
+        self.device.restart_peak();
+        *self.recording.lock().unwrap_or_else(PoisonError::into_inner) = Some(Recording::default());
+    }
+
+    /// What has been measured since [`Cuda::measure`], and ends it; `None` where it was not called. Waits for the device.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`].
+    pub fn measured(&self) -> Result<Option<Measured>, BackendError> {
+        let recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner).take();
+        recording.map(|recording| recording.finish(&self.device)).transpose()
     }
 
     /// Bytes that may be planned with.
@@ -288,8 +314,15 @@ impl Backend for Cuda {
         true
     }
 
+    fn stage(&self, stage: &'static str) {
+        let mut recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(recording) = recording.as_mut() {
+            recording.begin(&self.device, stage);
+        }
+    }
+
     fn load(&self, setup: &Setup<'_>) -> Result<CudaKey, BackendError> {
-        let plan = Plan::new(setup);
+        let plan = Plan::new(setup.bases.k, setup.degree, setup.fixed, setup.sigma, &setup.shape);
         let free = self.free_bytes()?;
         let streamed = plan.needed(false) > free;
         if plan.needed(streamed) > free {

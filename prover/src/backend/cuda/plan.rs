@@ -3,8 +3,13 @@
 use lamina_circuits::witness::Column;
 
 use super::super::{
-    Setup,
+    Shape,
     program::{Program, Slot},
+};
+
+use crate::{
+    key::ProvingKey,
+    prove::{sample_identity, shape_of},
 };
 
 /// Bytes of a field element.
@@ -42,10 +47,21 @@ pub struct Plan {
 
 impl Plan {
     /// The plan for a key.
-    pub fn new(setup: &Setup<'_>) -> Self {
-        let n = 1usize << setup.bases.k;
+    pub fn of(key: &ProvingKey) -> Self {
+        let identity = sample_identity(key);
+        Self::new(key.k(), key.degree(), &key.fixed, &key.sigma, &shape_of(key, &identity))
+    }
+
+    pub(super) fn new(
+        log_n: u32,
+        degree: usize,
+        fixed: &[Column],
+        sigma: &[Column],
+        shape: &Shape<'_>,
+    ) -> Self {
+        let n = 1usize << log_n;
         let column = ELEMENT * n;
-        let limbs = setup.degree - 1;
+        let limbs = degree - 1;
         let of_key = |columns: &[Column]| -> usize {
             let bytes = columns.iter().map(|column| match column {
                 Column::I16(v) => 2 * v.len(),
@@ -55,13 +71,11 @@ impl Plan {
             bytes.sum()
         };
         // Two bases, roots, the column X, three indicators; two lists of powers a coset.
-        let key_bytes =
-            2 * 64 * n + 2 * column + 3 * n + limbs * 2 * column + of_key(setup.fixed) + of_key(setup.sigma);
-        let shape = &setup.shape;
+        let key_bytes = 2 * 64 * n + 2 * column + 3 * n + limbs * 2 * column + of_key(fixed) + of_key(sigma);
         let column_bytes = (shape.columns + shape.products + limbs + 1) * column;
         let (mut slots, mut longest, mut registers) = (0, 0, 0);
         if !shape.identity.nodes.is_empty() {
-            let program = Program::new(shape.identity, setup.bases.k, limbs);
+            let program = Program::new(shape.identity, log_n, limbs);
             slots = program.slots.len();
             registers = program.registers;
             let lengths = program.slots.iter().map(|slot| match slot {
@@ -77,7 +91,7 @@ impl Plan {
         let scratch = (slots * column).min(SCRATCH_BYTES.max(column));
         let each = (limbs + 3) * column + machine + combine;
         let open = 2 * shape.openings + 8;
-        let widest = shape.columns.max(setup.fixed.len() + setup.sigma.len());
+        let widest = shape.columns.max(fixed.len() + sigma.len());
         Plan {
             key_bytes,
             column_bytes,

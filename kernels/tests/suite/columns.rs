@@ -1,0 +1,175 @@
+//! Columns that lie anywhere: expanded, gathered, combined at rotations, evaluated.
+
+use ff::{Field, PrimeField};
+use lamina_circuits::Fr;
+use lamina_kernels::{Cell, Column, Device, Error, Ntt, Term};
+
+use crate::common::{Integer, cells, device, elements, matrix, single};
+
+/// A column, and its rows as field elements.
+fn column<T: Integer>(device: &Device, rows: usize, len: usize, tail: usize, seed: u8) -> (Column, Vec<Fr>) {
+    let (cells, tail) = (cells::<T>(len, seed), elements::<Fr>(tail, seed + 1));
+    let mut values: Vec<Fr> = cells.iter().map(|cell| cell.to_field()).collect();
+    values.resize(rows - tail.len(), Fr::ZERO);
+    values.extend(&tail);
+    (Column::new(device, rows, &cells, &tail).unwrap(), values)
+}
+
+/// Columns of every kind: whole, short, with a tail, of a tail alone.
+fn mixed(device: &Device, rows: usize) -> (Vec<Column>, Vec<Vec<Fr>>) {
+    let tail = 7.min(rows / 2);
+    let mut all = vec![
+        column::<i8>(device, rows, rows, 0, 1),
+        column::<i16>(device, rows, rows - tail, tail, 3),
+        column::<i32>(device, rows, rows / 3, tail, 5),
+        column::<Fr>(device, rows, rows - tail, tail, 7),
+        column::<Fr>(device, rows, rows / 2, 0, 9),
+        column::<i8>(device, rows, 0, tail, 11),
+        column::<i32>(device, rows, rows - tail, tail, 13),
+    ];
+    let owned = elements::<Fr>(rows, 15);
+    let shared = std::sync::Arc::new(matrix(device, &[elements(rows, 16), owned.clone()]));
+    all.push((Column::of_matrix(&shared, 1).unwrap(), owned));
+    all.into_iter().unzip()
+}
+
+fn turned(values: &[Fr], rotation: i64) -> Vec<Fr> {
+    let n = values.len() as i64;
+    (0..n).map(|i| values[(i + rotation).rem_euclid(n) as usize]).collect()
+}
+
+#[test]
+fn columns_of_all_kinds_as_field_elements() {
+    let device = device();
+    for rows in [8, 64, 1000] {
+        let (columns, values) = mixed(&device, rows);
+        let columns: Vec<&Column> = columns.iter().collect();
+        assert_eq!(device.expand(&columns, rows).unwrap().to_columns(&device).unwrap(), values);
+    }
+}
+
+#[test]
+fn columns_of_one_kind_next_to_each_other() {
+    let device = device();
+    let list = [cells::<i16>(20, 1), cells(5, 2), vec![]];
+    let columns: Vec<Column> =
+        list.iter().map(|cells| Column::new(&device, 32, cells, &[Fr::ONE]).unwrap()).collect();
+    let columns: Vec<&Column> = columns.iter().collect();
+    let out = device.gather::<i16>(&columns, 20).unwrap().to_columns(&device).unwrap();
+    for (out, cells) in out.iter().zip(&list) {
+        assert_eq!(out[..cells.len()], cells[..]);
+        assert!(out[cells.len()..].iter().all(|cell| *cell == 0));
+    }
+    let shape = |error: Error| assert!(matches!(error, Error::Shape { .. }), "{error}");
+    shape(device.gather::<i16>(&columns, 19).unwrap_err());
+    shape(device.gather::<i32>(&columns, 20).unwrap_err());
+    shape(device.expand(&columns, 31).unwrap_err());
+    shape(Column::new(&device, 3, &[1i8, 2, 3], &[Fr::ONE]).unwrap_err());
+}
+
+#[test]
+fn combinations_of_rotated_columns_of_all_kinds() {
+    let device = device();
+    for rows in [8, 64, 513, 1000] {
+        let (columns, values) = mixed(&device, rows);
+        // More terms than a chunk has, with large and small rotations of both signs.
+        let rotations = [0, 1, -1, 5, -(rows as i64), rows as i64 - 1, 3 * rows as i64 + 2, -7];
+        let coefficients = elements::<Fr>(40, 2);
+        let terms: Vec<Term<'_>> = coefficients
+            .iter()
+            .enumerate()
+            .map(|(at, coefficient)| Term {
+                column: &columns[at % columns.len()],
+                rotation: rotations[at / 3 % rotations.len()],
+                coefficient: *coefficient,
+            })
+            .collect();
+        let mut expected = vec![Fr::ZERO; rows];
+        for (at, term) in terms.iter().enumerate() {
+            let row = turned(&values[at % columns.len()], term.rotation);
+            expected.iter_mut().zip(row).for_each(|(sum, v)| *sum += term.coefficient * v);
+        }
+        assert_eq!(device.combine_columns(&terms, rows).unwrap().column(&device, 0).unwrap(), expected);
+    }
+    let none = device.combine_columns(&[], 5).unwrap();
+    assert_eq!(none.column(&device, 0).unwrap(), [Fr::ZERO; 5]);
+}
+
+#[test]
+fn combinations_of_polynomials_of_any_length() {
+    let device = device();
+    let polys = [elements::<Fr>(33, 1), elements(32, 2), elements(4, 3), vec![]];
+    let on_device: Vec<_> = polys.iter().map(|poly| single(&device, poly)).collect();
+    let coefficients = elements::<Fr>(4, 4);
+    let list: Vec<_> = on_device.iter().zip(coefficients.iter().copied()).collect();
+    let mut expected = vec![Fr::ZERO; 33];
+    for (poly, c) in polys.iter().zip(&coefficients) {
+        expected.iter_mut().zip(poly).for_each(|(sum, v)| *sum += *c * v);
+    }
+    let mut sum = device.combine_polys(&list, 33).unwrap();
+    assert_eq!(sum.column(&device, 0).unwrap(), expected);
+    let entries = [(32, Fr::from(5)), (0, Fr::from(7)), (32, -Fr::from(2))];
+    device.add_sparse(&mut sum, &entries).unwrap();
+    entries.iter().for_each(|(at, value)| expected[*at] += value);
+    assert_eq!(sum.column(&device, 0).unwrap(), expected);
+    let shape = |error: Error| assert!(matches!(error, Error::Shape { .. }), "{error}");
+    shape(device.add_sparse(&mut sum, &[(33, Fr::ONE)]).unwrap_err());
+    shape(device.combine_polys(&list, 32).unwrap_err());
+}
+
+#[test]
+fn evaluations_are_those_of_the_interpolated_polynomials() {
+    let device = device();
+    // The last size has several chunks of rows.
+    for log_n in [3, 6, 11] {
+        let ntt = Ntt::new(&device, log_n).unwrap();
+        let n = 1usize << log_n;
+        let (columns, values) = mixed(&device, n);
+        let x = elements::<Fr>(40, log_n as u8)[39];
+        let weights = device.lagrange(&ntt, x).unwrap();
+        let rotations = [0, 1, -1, -7, 5];
+        let queries: Vec<(&Column, i64)> =
+            rotations.iter().flat_map(|by| columns.iter().map(move |column| (column, *by))).collect();
+        let out = device.evaluate(&weights, &queries).unwrap();
+        let expected: Vec<Fr> = rotations
+            .iter()
+            .flat_map(|by| {
+                let point = x * ntt.omega().pow_vartime([by.rem_euclid(n as i64) as u64]);
+                let values = &values;
+                let device = &device;
+                let ntt = &ntt;
+                values.iter().map(move |values| {
+                    let poly = ntt.coefficients(&single(device, values)).unwrap();
+                    let poly = poly.column(device, 0).unwrap();
+                    poly.iter().rev().fold(Fr::ZERO, |sum, c| sum * point + c)
+                })
+            })
+            .collect();
+        assert_eq!(out, expected, "2^{log_n}");
+        assert_eq!(device.evaluate(&weights, &[]).unwrap(), []);
+    }
+}
+
+/// The largest integers and weights, in every row.
+#[test]
+fn sums_of_extremes_do_not_overflow() {
+    fn check<T: Cell + Integer>(value: T) {
+        let device = device();
+        let largest = -Fr::from(2).pow_vartime([256u64]).invert().unwrap();
+        let n = 4096;
+        let column = Column::new(&device, n, &vec![value; n], &[]).unwrap();
+        let term = Term { column: &column, rotation: 1, coefficient: largest };
+        let out = device.combine_columns(&[term; 100], n).unwrap().column(&device, 0).unwrap();
+        assert!(out.iter().all(|out| *out == largest * value.to_field() * Fr::from(100)));
+        // Weights that sum to one: n - 1 of the largest, and what is missing.
+        let mut weights = vec![largest; n];
+        weights[0] = Fr::ONE - largest * Fr::from(n as u64 - 1);
+        let out = device.evaluate(&single(&device, &weights), &[(&column, 0)]).unwrap();
+        assert_eq!(out, [value.to_field()]);
+    }
+    check(i8::MIN);
+    check(i16::MAX);
+    check(i32::MIN);
+    check(i32::MAX);
+    assert_eq!(Fr::NUM_BITS, 254);
+}

@@ -1,0 +1,61 @@
+//! Values of polynomials and their division, against arkworks.
+
+use ark_ff::{BigInt, PrimeField as _};
+use ark_poly::{
+    DenseUVPolynomial, Polynomial,
+    univariate::{DenseOrSparsePolynomial, DensePolynomial},
+};
+use ff::{Field, PrimeField};
+use lamina_circuits::Fr;
+
+use crate::common::{device, elements, single};
+
+type Ark = ark_bn254::Fr;
+
+fn ark(v: &Fr) -> Ark {
+    Ark::from_le_bytes_mod_order(v.to_repr().as_ref())
+}
+
+fn from_ark(v: &Ark) -> Fr {
+    let BigInt(words) = v.into_bigint();
+    let mut repr = <Fr as PrimeField>::Repr::default();
+    for (bytes, word) in repr.as_mut().chunks_mut(8).zip(words) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    Fr::from_repr(repr).unwrap()
+}
+
+#[test]
+fn values_and_quotients_are_arkworks() {
+    let device = device();
+    for len in [1, 2, 3, 33, 1024, 1025, 3000] {
+        let poly = elements::<Fr>(len, 1);
+        let on_device = single(&device, &poly);
+        let reference = DensePolynomial::from_coefficients_vec(poly.iter().map(ark).collect());
+        for root in [Fr::ONE, -Fr::ONE, elements::<Fr>(30, 2)[29], Fr::ZERO] {
+            let value = device.evaluate_poly(&on_device, root).unwrap();
+            assert_eq!(value, from_ark(&reference.evaluate(&ark(&root))), "{len}");
+            let divisor = DensePolynomial::from_coefficients_vec(vec![-ark(&root), Ark::from(1u64)]);
+            let by = DenseOrSparsePolynomial::from(&divisor);
+            let (quotient, _) = DenseOrSparsePolynomial::from(&reference).divide_with_q_and_r(&by).unwrap();
+            let mut expected: Vec<Fr> = quotient.coeffs.iter().map(from_ark).collect();
+            expected.resize(len - 1, Fr::ZERO);
+            let out = device.divide(&on_device, root).unwrap();
+            assert_eq!(out.rows(), len - 1);
+            assert_eq!(out.column(&device, 0).unwrap(), expected, "{len}");
+        }
+    }
+    let empty = single::<Fr>(&device, &[]);
+    assert_eq!(device.evaluate_poly(&empty, Fr::ONE).unwrap(), Fr::ZERO);
+    assert_eq!(device.divide(&empty, Fr::ONE).unwrap().rows(), 0);
+}
+
+#[test]
+fn polynomials_side_by_side() {
+    let device = device();
+    let (long, short) = (elements::<Fr>(9, 1), elements::<Fr>(4, 2));
+    let out = device.stack(&[&single(&device, &long), &single(&device, &short)], 9).unwrap();
+    let mut padded = short;
+    padded.resize(9, Fr::ZERO);
+    assert_eq!(out.to_columns(&device).unwrap(), [long, padded]);
+}

@@ -1,0 +1,64 @@
+//! What the stages of proofs take on a device.
+
+use lamina_kernels::{Device, Mark, Work};
+use serde::Serialize;
+
+use crate::error::BackendError;
+
+/// What a proof took on a device, stage by stage.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Measured {
+    /// The device's name.
+    pub device: String,
+    /// The most bytes that buffers held at once, those of all keys included.
+    pub peak_bytes: u64,
+    /// The stages, in order.
+    pub stages: Vec<MeasuredStage>,
+}
+
+/// One stage.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct MeasuredStage {
+    /// The stage's name, as [`crate::Progress`] has it.
+    pub stage: &'static str,
+    /// From its first work to that of the next stage, on the device's stream, gaps included. In milliseconds.
+    pub device_ms: f32,
+    /// What was asked of the device in it. Bytes and multiply-adds of kernels are derived from sizes.
+    pub work: Work,
+}
+
+/// The stages that have begun.
+#[derive(Debug, Default)]
+pub(super) struct Recording {
+    marks: Vec<(&'static str, Mark)>,
+    /// A mark that could not be taken.
+    failure: Option<lamina_kernels::Error>,
+}
+
+impl Recording {
+    pub(super) fn begin(&mut self, device: &Device, stage: &'static str) {
+        match device.mark() {
+            Ok(mark) => self.marks.push((stage, mark)),
+            Err(error) => self.failure = Some(error),
+        }
+    }
+
+    /// The stages up to now.
+    pub(super) fn finish(mut self, device: &Device) -> Result<Measured, BackendError> {
+        self.begin(device, "done");
+        if let Some(failure) = self.failure {
+            return Err(failure.into());
+        }
+        let stages = self.marks.windows(2).filter(|pair| pair[0].0 != "done").map(|pair| {
+            let (device_ms, work) = device.between(&pair[0].1, &pair[1].1)?;
+            Ok(MeasuredStage { stage: pair[0].0, device_ms, work })
+        });
+        Ok(Measured {
+            device: device.name().to_owned(),
+            peak_bytes: device.peak_bytes(),
+            stages: stages.collect::<Result<_, BackendError>>()?,
+        })
+    }
+}
