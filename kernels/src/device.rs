@@ -9,7 +9,8 @@ use cudarc::{
     driver::{
         CudaContext, CudaEvent, CudaFunction, CudaModule, CudaStream, LaunchConfig, PushKernelArg,
         sys::{
-            self, CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MAX_SHARED,
+            self, CUdevice_attribute as Attribute,
+            CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MAX_SHARED,
         },
     },
     nvrtc::Ptx,
@@ -47,6 +48,18 @@ pub struct Mark {
     event: CudaEvent,
     work: Work,
 }
+
+/// The most that a device can do, from the clocks and sizes that its driver tells.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Ceilings {
+    /// Bytes of device memory, read or written, a second.
+    pub bytes_per_s: f64,
+    /// Multiplications of 32-bit words into 64 bits, a second: 32 a clock and multiprocessor (`docs/gpu.md`, Floors).
+    pub multiply_adds_per_s: f64,
+}
+
+/// Wide multiply-adds a clock and multiprocessor.
+const MULTIPLY_ADDS_A_CLOCK: f64 = 32.0;
 
 /// An argument of a kernel.
 #[derive(Clone, Copy, Debug)]
@@ -156,6 +169,29 @@ impl Device {
     pub fn synchronize(&self) -> Result<(), Error> {
         self.stream.synchronize().map_err(Error::driver("finish"))?;
         self.context.check_err().map_err(Error::driver("free memory"))
+    }
+
+    /// What the device could do at most; `None` where the driver does not say its clocks.
+    ///
+    /// # Errors
+    /// [`Error::Driver`].
+    pub fn ceilings(&self) -> Result<Option<Ceilings>, Error> {
+        let of = |attribute| -> Result<f64, Error> {
+            let value = self.context.attribute(attribute).map_err(Error::driver("describe the device"))?;
+            Ok(f64::from(value))
+        };
+        // Clocks in kHz, the bus in bits; memory sends twice a clock.
+        let bytes_per_s = of(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?
+            * 1e3
+            * 2.0
+            * of(Attribute::CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH)?
+            / 8.0;
+        let multiply_adds_per_s = of(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?
+            * of(Attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?
+            * 1e3
+            * MULTIPLY_ADDS_A_CLOCK;
+        let known = bytes_per_s > 0.0 && multiply_adds_per_s > 0.0;
+        Ok(known.then_some(Ceilings { bytes_per_s, multiply_adds_per_s }))
     }
 
     /// What has been asked of the device since it was opened.

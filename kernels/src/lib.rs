@@ -30,7 +30,7 @@ mod scan;
 mod work;
 
 pub use column::{Column, Term};
-pub use device::{Device, Mark, PTX};
+pub use device::{Ceilings, Device, Mark, PTX};
 pub use error::Error;
 pub use field::Operation;
 pub use logup::Fractions;

@@ -10,10 +10,12 @@ use std::{
 
 use halo2_proofs::halo2curves::bn256::G2Affine;
 use lamina_circuits::{Fr, witness::Witness};
+use lamina_kernels::Ceilings;
 use lamina_prover::{
     Backend, BackendError, Blinding, Committed, Cpu, Cuda, Progress, ProveError, Proved, Prover, ProvingKey,
-    SetupError, setup::Bases,
+    SetupError, backend::MeasuredStage, setup::Bases,
 };
+use serde::Serialize;
 
 use crate::{
     cli::BackendChoice,
@@ -31,6 +33,31 @@ pub struct Compute {
     /// Whether it has.
     fell_back: AtomicBool,
     output: Output,
+}
+
+/// What proofs took on a device.
+#[derive(Clone, Debug, Serialize)]
+pub struct OnDevice {
+    /// Its name.
+    pub device: String,
+    /// The most bytes of its memory that were held at once.
+    pub peak_bytes: u64,
+    /// What it could do at most, where its driver tells.
+    pub ceilings: Option<Ceilings>,
+    /// Stages of the proof, in order.
+    pub stages: Vec<StageOnDevice>,
+}
+
+/// One stage.
+#[derive(Clone, Debug, Serialize)]
+pub struct StageOnDevice {
+    /// Time and work.
+    #[serde(flatten)]
+    pub stage: MeasuredStage,
+    /// Share of the memory's bandwidth that the kernels used.
+    pub of_memory_bandwidth: Option<f64>,
+    /// Share of the rate of wide multiply-adds.
+    pub of_multiply_adds: Option<f64>,
 }
 
 /// Slices proved at a time on a device.
@@ -85,6 +112,38 @@ impl Compute {
     pub fn at_a_time(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         self.streams().len().max(cores / CORES_A_SLICE).max(1)
+    }
+
+    /// Begins to measure proofs on the device, if there is one; one proof at a time.
+    pub fn measure(&self) {
+        self.streams().iter().take(1).for_each(Cuda::measure);
+    }
+
+    /// What proofs took on the device since [`Compute::measure`], stage by stage.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn measured(&self) -> Result<Option<OnDevice>> {
+        let [cuda, ..] = self.streams() else { return Ok(None) };
+        let ceilings = cuda.device().ceilings().map_err(BackendError::from)?;
+        let of = |stage: MeasuredStage| {
+            let share = |work: u64, ceiling: &dyn Fn(&Ceilings) -> f64| {
+                let seconds = f64::from(stage.device_ms) / 1e3;
+                ceilings.as_ref().map(|most| work as f64 / seconds / ceiling(most))
+            };
+            let work = stage.work;
+            StageOnDevice {
+                of_memory_bandwidth: share(work.kernel_bytes, &|most| most.bytes_per_s),
+                of_multiply_adds: share(work.multiply_adds, &|most| most.multiply_adds_per_s),
+                stage,
+            }
+        };
+        Ok(cuda.measured()?.map(|measured| OnDevice {
+            device: measured.device,
+            peak_bytes: measured.peak_bytes,
+            ceilings,
+            stages: measured.stages.into_iter().map(of).collect(),
+        }))
     }
 
     /// Whether the CPU takes over; says so once.

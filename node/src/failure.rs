@@ -5,7 +5,7 @@ use std::{fmt, io};
 use lamina_circuits::{executor::ExecError, layout::LayoutError};
 use lamina_model::error::{EvalError, ForwardError, ImportError, QuantiseError, TokenizerError};
 use lamina_prover::{
-    KeyError, ProveError, SetupError, link::LinkError, publish::PublishError, srs::SrsFileError,
+    BackendError, KeyError, ProveError, SetupError, link::LinkError, publish::PublishError, srs::SrsFileError,
 };
 use lamina_verifier::{
     bundle::{BundleDecodeError, BundleError},
@@ -143,6 +143,7 @@ classes! {
     EvalError => |_| Kind::Input,
     ExecError => |_| Kind::Input,
     LayoutError => |_| Kind::Input,
+    BackendError => |_| Kind::Device,
     SetupError => |e| if matches!(e, SetupError::Backend(_)) { Kind::Device } else { Kind::Input },
     KeyError => |e| if matches!(e, KeyError::Io(_)) { Kind::Files } else { Kind::Input },
     lamina_verifier::key::KeyError => |_| Kind::Input,

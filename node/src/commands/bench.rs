@@ -27,13 +27,14 @@ use crate::{
     Session,
     cli::{Arch, BenchCommand, ShapeArgs, TimingArgs},
     commands::bench_model,
+    compute::OnDevice,
     engine::{
         self, Boundary, CardText, Envelope, LoadedCard, PartTrace, PartWeights, Pass, RangeProver,
         SliceProver, milliseconds,
     },
     failure::{Classify, Failure, Kind, Result},
     ids,
-    output::grouped,
+    output::{grouped, table},
     progress::{Bar, check_interrupted},
     publication, source,
 };
@@ -85,8 +86,11 @@ pub fn run(session: &Session, command: &BenchCommand) -> Result<()> {
         BenchCommand::Generate(arguments) => return bench_model::generate(session, arguments),
         BenchCommand::ModelShape(arguments) => return bench_model::shape(session, arguments),
     };
-    let value = time(session, &subject)?;
+    let (value, device) = time(session, &subject)?;
     session.output.value(&value)?;
+    if let Some(device) = &device {
+        show_device(session, device)?;
+    }
     show(
         session,
         &value,
@@ -181,9 +185,10 @@ struct Run {
     envelope: Envelope,
     prove_ms: f64,
     verify_ms: f64,
+    device: Option<OnDevice>,
 }
 
-fn time(session: &Session, subject: &Subject) -> Result<Value> {
+fn time(session: &Session, subject: &Subject) -> Result<(Value, Option<OnDevice>)> {
     let plan = &subject.plan;
     let circuit = ModelCircuit::new(&ModelParams::Block(plan.params.clone()))?;
     let timing = subject.timing;
@@ -253,8 +258,10 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
             let input = Boundary::hide(&srs, usable, before)?;
             let output = Boundary::hide(&srs, usable, after)?;
             let boundary_ms = milliseconds(started) - execute_ms;
+            compute.measure();
             let envelope = prover.prove(context, &columns, &published, &trace, &input, &output, &bar)?;
             let prove_ms = milliseconds(started);
+            let device = compute.measured()?;
 
             let expectation = Expectation {
                 context,
@@ -270,12 +277,12 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
             }
             verify_ms.sort_by(f64::total_cmp);
             let verify_ms = verify_ms[VERIFICATIONS / 2];
-            Ok(Run { context, trace, execute_ms, boundary_ms, envelope, prove_ms, verify_ms })
+            Ok(Run { context, trace, execute_ms, boundary_ms, envelope, prove_ms, verify_ms, device })
         })
         .collect::<Result<Vec<Run>>>()?;
     runs.sort_by(|a, b| a.prove_ms.total_cmp(&b.prove_ms));
     let all_ms: Vec<f64> = runs.iter().map(|run| run.prove_ms).collect();
-    let Run { context, trace, execute_ms, boundary_ms, envelope, prove_ms, verify_ms } =
+    let Run { context, trace, execute_ms, boundary_ms, envelope, prove_ms, verify_ms, device } =
         runs.swap_remove(timing.repeat / 2);
     let peak_rss_bytes = peak_rss_bytes();
 
@@ -305,7 +312,7 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
     };
     drop(bar);
     let t = &envelope.timings;
-    Ok(json!({
+    let value = json!({
         "subject": subject.name,
         "layer": subject.layer,
         "tokens": subject.tokens,
@@ -336,9 +343,37 @@ fn time(session: &Session, subject: &Subject) -> Result<Value> {
         "speedup": stock_prove_ms.map(|ms| ms / prove_ms),
         "machine": machine(),
         "backend": compute.to_string(),
+        "device": device,
         "threads": std::thread::available_parallelism().map_or(1, usize::from),
         "commit": env!("LAMINA_COMMIT"),
-    }))
+    });
+    Ok((value, device))
+}
+
+/// Prints what the stages of a proof took on a device.
+fn show_device(session: &Session, device: &OnDevice) -> Result<()> {
+    let share = |share: Option<f64>| share.map_or("-".to_owned(), |share| format!("{:.0} %", 100.0 * share));
+    let mega = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
+    let mut rows = vec![
+        ["stage", "device ms", "launches", "MB in", "MB out", "MB moved", "bandwidth", "multiplier"]
+            .map(String::from)
+            .to_vec(),
+    ];
+    for one in &device.stages {
+        let (stage, work) = (&one.stage, &one.stage.work);
+        rows.push(vec![
+            stage.stage.to_owned(),
+            format!("{:.2}", stage.device_ms),
+            grouped(work.launches as usize),
+            mega(work.to_device_bytes),
+            mega(work.to_host_bytes),
+            mega(work.kernel_bytes),
+            share(one.of_memory_bandwidth),
+            share(one.of_multiply_adds),
+        ]);
+    }
+    session.output.line(format!("{}, {} MB held at most", device.device, mega(device.peak_bytes)))?;
+    table(&rows).into_iter().chain([String::new()]).try_for_each(|line| session.output.line(line))
 }
 
 /// The most memory that this process has held, where the system says so.
