@@ -59,6 +59,30 @@ fn slices_are_proved_on_the_stand_in() {
     assert!(shown.contains("all 3 slices"), "{shown}");
 }
 
+// Lost in the middle of a proof: no proof of it is left, and the CPU proves the slice anew where it may.
+#[test]
+fn a_device_lost_in_the_middle_of_a_proof_hands_over() {
+    let folder = published("lost");
+    let driver = folder.path("driver");
+    let run = |backend: &str, out: &str, launch: &str| {
+        let more = ["--out", out, "--slices", "0..1", "--backend", backend];
+        let lost = [("LD_LIBRARY_PATH", text(&driver)), ("LAMINA_EMU_LOSE_AT", launch)];
+        folder.lamina_with(&[&GENERATE[..], &more].concat(), &lost)
+    };
+    // While the key is loaded, and during the proof.
+    for launch in ["1", "40"] {
+        run("cuda", "a.bundle", launch).exits(5).says("CUDA driver failed");
+        assert!(!folder.path("a.bundle.parts/embedding.proof").exists(), "launch {launch}");
+    }
+    let ran = run("auto", "a.bundle", "40").exits(0).says("found by --backend auto").says("from here on: ");
+    assert!(ran.json()["backend"].as_str().is_some_and(|name| name.starts_with("cpu")));
+    let rest = ["--out", "b.bundle", "--slices", "1..", "--receive", "a.bundle.parts", "--backend", "cpu"];
+    folder.lamina(&[&GENERATE[..], &rest].concat()).exits(0);
+    let join = ["join", "a.bundle.parts", "b.bundle.parts", "--out", "c.bundle", "--card", "p/card.json"];
+    folder.lamina(&join).exits(0);
+    folder.lamina(&["verify", "c.bundle", "--card", "p/card.json", "--allow-insecure-srs"]).exits(0);
+}
+
 #[test]
 #[ignore = "a minute and more"]
 fn a_whole_answer_is_proved_on_the_stand_in() {

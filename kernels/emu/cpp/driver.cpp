@@ -82,6 +82,10 @@ uint64_t tickets;
 
 // Faults that a test asks for. The counts are of what has been asked for since the last `lamina_emu_heal`.
 constexpr uint64_t NEVER = ~uint64_t(0);
+uint64_t from_environment(const char *name) {
+  const char *value = getenv(name);
+  return value ? strtoull(value, nullptr, 10) : NEVER;
+}
 struct Faults {
   uint64_t launches = 0, allocations = 0, flips = 0;
   uint64_t lose_at = NEVER;  // the device is lost at this launch
@@ -89,7 +93,14 @@ struct Faults {
   std::string flipped;       // of this kernel's launches, number `flip_at` has a bit of what it wrote flipped
   uint64_t flip_at = NEVER, flip_bit = 0;
   size_t memory = MEMORY;
-} faults;
+};
+// A process that cannot be told otherwise finds its faults in the environment.
+Faults from_environment() {
+  Faults faults;
+  faults.lose_at = from_environment("LAMINA_EMU_LOSE_AT");
+  return faults;
+}
+Faults faults = from_environment();
 
 #define LOCKED std::lock_guard<std::recursive_mutex> lock(mutex)
 

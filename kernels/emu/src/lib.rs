@@ -6,7 +6,7 @@
 //! allows, so that a missing dependency shows.
 //!
 //! Environment: `LAMINA_EMU_SEED=n` permutes the order of blocks and threads; `LAMINA_EMU_EAGER=1` runs work when
-//! it is queued. Building with `LAMINA_EMU_CHECK=thread` or `address` instruments the kernels.
+//! it is queued; `LAMINA_EMU_LOSE_AT=n` loses the device at launch `n`. Building with `LAMINA_EMU_CHECK=thread` or `address` instruments the kernels.
 #![expect(unsafe_code, reason = "loads a library of our own")]
 
 use std::sync::OnceLock;
