@@ -30,12 +30,12 @@ fn cuda() -> Cuda {
     cuda
 }
 
-fn agrees_with_the_reference(degree: usize) {
+fn agrees_with_the_reference(degree: usize, cuda: Cuda) {
     let (srs, _, next) = setup(5);
     let circuit = Kitchen { shape: shape(degree), seed: 1, wrong: false };
     let key = ProvingKey::generate(&srs, &circuit).unwrap();
     let instances = circuit.instances();
-    let dual = Dual(Reference, cuda());
+    let dual = Dual(Reference, cuda);
     assert!(dual.name().starts_with("dual(reference, cuda: emulation"), "{}", dual.name());
     let prover = Prover::new(&srs, &key, &dual).unwrap().with_next_power(next).unwrap();
     let committed = publish(prover.bases(), &key, &circuit, &mut ChaCha20Rng::seed_from_u64(3));
@@ -48,17 +48,28 @@ fn agrees_with_the_reference(degree: usize) {
 
 #[test]
 fn every_step_of_degree_3_is_the_references() {
-    agrees_with_the_reference(3);
+    agrees_with_the_reference(3, cuda());
 }
 
 #[test]
 fn every_step_of_degree_4_is_the_references() {
-    agrees_with_the_reference(4);
+    agrees_with_the_reference(4, cuda());
 }
 
 #[test]
 fn every_step_of_degree_5_is_the_references() {
-    agrees_with_the_reference(5);
+    agrees_with_the_reference(5, cuda());
+}
+
+/// Three columns at a time, with the quotient's coefficients kept and computed again.
+#[test]
+fn every_step_in_rounds_is_the_references() {
+    for streamed in [false, true] {
+        let mut cuda = cuda();
+        cuda.round_bytes = 3 * (32 << 5);
+        cuda.streamed = streamed;
+        agrees_with_the_reference(4, cuda);
+    }
 }
 
 #[test]

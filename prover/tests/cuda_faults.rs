@@ -175,7 +175,7 @@ fn a_wrong_result_is_never_a_proof() {
         world.prove(&prover).unwrap_err()
     };
     // A commitment to something else than what is opened: nothing but the verifier sees it.
-    for (kernel, bit) in [("msm_digits", 0), ("divide_finish", 64)] {
+    for (kernel, bit) in [("msm_digits", 0), ("divide_finish", 20 * 256 + 64)] {
         match outcome(kernel, bit) {
             ProveError::WrongProof { backend } => assert_eq!(backend, "cuda: emulation, host code"),
             other => panic!("{kernel}: {other}"),

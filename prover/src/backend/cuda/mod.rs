@@ -45,6 +45,11 @@ pub struct Cuda {
     /// Where the device has less memory than this free, plans must fit what it has; where it has more, this. For tests, and
     /// for devices that others use too.
     pub memory_bytes: usize,
+    /// Bytes of columns that are worked on at once where they are turned into field elements; plans count with 256 MiB, the
+    /// default and the most that makes sense.
+    pub round_bytes: usize,
+    /// Compute the quotient's coefficients again for each coset even where all of them fit. For tests.
+    pub streamed: bool,
     /// The stages since [`Cuda::measure`]. Clones share it.
     recording: Arc<Mutex<Option<Recording>>>,
 }
@@ -55,7 +60,13 @@ impl Cuda {
     /// # Errors
     /// [`BackendError::Device`]: no driver, an old one, no such device, one that is too old.
     pub fn open(ordinal: usize) -> Result<Self, BackendError> {
-        Ok(Cuda { device: Device::open(ordinal)?, memory_bytes: usize::MAX, recording: Arc::default() })
+        Ok(Cuda {
+            device: Device::open(ordinal)?,
+            memory_bytes: usize::MAX,
+            round_bytes: plan::ROUND_BYTES,
+            streamed: false,
+            recording: Arc::default(),
+        })
     }
 
     /// The same device with a stream of its own, to prove beside this one; keys are loaded for each.
@@ -84,6 +95,11 @@ impl Cuda {
     pub fn measured(&self) -> Result<Option<Measured>, BackendError> {
         let recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner).take();
         recording.map(|recording| recording.finish(&self.device)).transpose()
+    }
+
+    /// Columns of field elements that are worked on at once.
+    fn round(&self, n: usize) -> usize {
+        (self.round_bytes / (size_of::<Fr>() * n)).max(1)
     }
 
     /// Bytes that may be planned with.
@@ -182,7 +198,7 @@ impl Cuda {
         columns: &[&DeviceColumn],
     ) -> Result<Vec<G1Affine>, BackendError> {
         let rows = columns.iter().map(|column| column.cells()).max().unwrap_or(0);
-        let round = (plan::ROUND_BYTES / (size_of::<T>() * rows.max(1))).max(1);
+        let round = (self.round_bytes / (size_of::<T>() * rows.max(1))).max(1);
         let mut points = Vec::with_capacity(columns.len());
         for columns in columns.chunks(round) {
             points.extend(key.lagrange.multiply(0, &self.device.gather::<T>(columns, rows)?)?);
@@ -324,7 +340,7 @@ impl Backend for Cuda {
     fn load(&self, setup: &Setup<'_>) -> Result<CudaKey, BackendError> {
         let plan = Plan::new(setup.bases.k, setup.degree, setup.fixed, setup.sigma, &setup.shape);
         let free = self.free_bytes()?;
-        let streamed = plan.needed(false) > free;
+        let streamed = self.streamed || plan.needed(false) > free;
         if plan.needed(streamed) > free {
             return Err(BackendError::Plan { needed: plan.needed(streamed), free });
         }
@@ -417,7 +433,7 @@ impl Backend for Cuda {
                 32 => self.commit_integers::<i32>(key, &list)?,
                 _ => {
                     let mut sums = Vec::with_capacity(list.len());
-                    for list in list.chunks(plan::round(key.n)) {
+                    for list in list.chunks(self.round(key.n)) {
                         sums.extend(key.lagrange.multiply(0, &self.device.expand(list, key.n)?)?);
                     }
                     sums
@@ -440,7 +456,7 @@ impl Backend for Cuda {
 
     fn commit_polys(&self, key: &CudaKey, polys: &[&Matrix<Fr>]) -> Result<Vec<G1Affine>, BackendError> {
         let mut points = Vec::with_capacity(polys.len());
-        for polys in polys.chunks(plan::round(key.n)) {
+        for polys in polys.chunks(self.round(key.n)) {
             let rows = polys.iter().map(|poly| poly.rows()).max().unwrap_or(0);
             points.extend(key.monomial.multiply(0, &self.device.stack(polys, rows)?)?);
         }
@@ -495,7 +511,7 @@ impl Backend for Cuda {
         let program = Program::new(identity, n.trailing_zeros(), cosets);
         let code = DeviceProgram::new(device, n, &instructions(&program))?;
         let slots = &program.slots;
-        let round = plan::round(n).min(slots.len().max(1));
+        let round = self.round(n).min(slots.len().max(1));
         let coefficients = |slots: &[Slot]| -> Result<Matrix<Fr>, BackendError> {
             Ok(key.ntt.coefficients(&self.slot_values(key, columns, slots)?)?)
         };

@@ -114,7 +114,7 @@ impl Plan {
 }
 
 /// Columns of field elements that are worked on at once.
-pub(super) fn round(n: usize) -> usize {
+fn round(n: usize) -> usize {
     (ROUND_BYTES / (ELEMENT * n)).max(1)
 }
 
