@@ -26,29 +26,24 @@ fn main() {
     let cuda = Path::new("../cuda");
     watch(cuda);
     watch(Path::new("cpp"));
-    // `kernels/tools/sanitize`: all of it under g++'s own checkers of memory and undefined behaviour.
-    println!("cargo:rerun-if-env-changed=LAMINA_EMU_SANITIZE");
-    let sanitize = env::var("LAMINA_EMU_SANITIZE").is_ok_and(|value| value == "1");
-    let all: &[&str] = if sanitize {
-        &["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-    } else {
-        &["-g1"]
-    };
     // The kernels twice: as they are, and with a call at each access to memory (cpp/check.h). The calls are those that
     // ThreadSanitizer's runtime would answer; here it is cpp/check.cpp that does.
     // At -O3, as loops over the words of an element are unrolled there only.
     let mut units = vec![("scheduler", "scheduler", &["-O2"][..]), ("driver", "driver", &["-O2"])];
-    units.extend([("ptx", "ptx", &["-O2"][..]), ("check", "check", &["-O2"]), ("kernels", "kernels", &["-O3"])]);
-    if !sanitize {
-        let flags = &["-O3", "-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0"];
-        units.push(("kernels", "kernels_checked", flags));
-    }
+    units.extend([
+        ("ptx", "ptx", &["-O2"][..]),
+        ("check", "check", &["-O2"]),
+        ("kernels", "kernels", &["-O3"]),
+    ]);
+    let flags = &["-O3", "-fsanitize=thread", "--param", "tsan-instrument-func-entry-exit=0"];
+    units.push(("kernels", "kernels_checked", flags));
     let compiler = cc::Build::new().cpp(true).std("c++17").get_compiler();
     let mut objects = Vec::new();
     for (source, unit, flags) in units {
         let object = out.join(unit).with_extension("o");
         let mut command = compiler.to_command();
         command.args([
+            "-g1",
             "-fPIC",
             "-fvisibility=hidden",
             "-Wall",
@@ -59,7 +54,7 @@ fn main() {
             // Its check of jumps between stacks knows one stack only.
             "-U_FORTIFY_SOURCE",
         ]);
-        command.args(all).arg("-Icpp").arg("-I").arg(cuda.join("include")).arg("-I").arg(cuda.join("src"));
+        command.arg("-Icpp").arg("-I").arg(cuda.join("include")).arg("-I").arg(cuda.join("src"));
         command.args(flags).arg("-c").arg(Path::new("cpp").join(source).with_extension("cpp"));
         command.arg("-o").arg(&object);
         run(command);
@@ -67,7 +62,7 @@ fn main() {
     }
     let library = out.join("libcuda_emulated.so");
     let mut link = compiler.to_command();
-    link.args(["-shared", "-Wl,-soname,libcuda.so"]).args(all).args(&objects).arg("-ldl");
+    link.args(["-shared", "-Wl,-soname,libcuda.so"]).args(&objects).arg("-ldl");
     link.arg("-o").arg(&library);
     run(link);
     println!("cargo:rustc-env=LAMINA_EMU_LIBRARY={}", library.display());
