@@ -15,8 +15,18 @@
 #define LAMINA_SHARED(type, name) type *name = static_cast<type *>(emulation::shared_memory())
 #if defined(__SANITIZE_THREAD__)
 #define LAMINA_CHECKED true
+// g++ does not report memory that is read as an argument of a function, only what statements read: with a copy of our
+// own it is a statement.
+#define LAMINA_VALUE(type)                                                                                    \
+  type() = default;                                                                                           \
+  __attribute__((always_inline)) type(const type &other) { *this = other; }                                   \
+  __attribute__((always_inline)) type &operator=(const type &other) {                                         \
+    for (unsigned i = 0; i < sizeof w / sizeof *w; i++) w[i] = other.w[i];                                    \
+    return *this;                                                                                             \
+  }
 #else
 #define LAMINA_CHECKED false
+#define LAMINA_VALUE(type)
 #endif
 
 namespace emulation {
