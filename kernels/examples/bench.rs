@@ -32,7 +32,9 @@ fn median<T>(
 }
 
 fn line(what: &str, ms: f32, each: &str, per_second: f64) {
-    println!(r#"{{"what": "{what}", "ms": {ms:.4}, "per_second": {per_second:.4e}, "unit": "{each}"}}"#);
+    // There is no time in emulation.
+    let rate = if per_second.is_finite() { format!("{per_second:.4e}") } else { "null".to_owned() };
+    println!(r#"{{"what": "{what}", "ms": {ms:.4}, "per_second": {rate}, "unit": "{each}"}}"#);
 }
 
 fn random<T: Copy>(n: usize, seed: u8, of: impl Fn(u32) -> T) -> Vec<T> {
@@ -134,6 +136,9 @@ fn run(device: &Device, log_sizes: &[u32], batch: usize) -> Result<(), Error> {
         let one = columns(device, fields, 1)?;
         let ms = median(device, |sums| Ok(sums == [sum]), || msm.multiply(0, &one))?;
         line(&format!("MSM 2^{log_n}, field elements"), ms, "points", rate(n, ms));
+        let tables = Msm::with_tables(device, &points[..n], device.memory_bytes()?.0 / 4)?;
+        let ms = median(device, |sums| Ok(sums == [sum]), || tables.multiply(0, &one))?;
+        line(&format!("MSM 2^{log_n}, field elements, tables"), ms, "points", rate(n, ms));
         let sum = multiple_of_generator(shorts.iter().map(|v| small((*v).into())));
         let one = columns(device, shorts, 1)?;
         let ms = median(device, |sums| Ok(sums == [sum]), || msm.multiply(0, &one))?;
@@ -165,7 +170,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         lamina_kernels_emu::install(lamina_kernels_emu::Mode::Host);
     }
     let start = Instant::now();
-    let device = Device::open(0)?;
+    let device = Device::open(0).map_err(|error| error.to_string())?;
     let emulated = device.name().starts_with("emulation");
     let (free, all) = device.memory_bytes()?;
     println!(
