@@ -1,13 +1,14 @@
 //! Times of the kernels on a device, one JSON object a line. `docs/gpu.md` has the floors.
 //!
-//! `bench [large]`. Needs nothing but the driver. `LAMINA_TEST_DEVICE=host` runs tiny sizes in emulation, where time
-//! means nothing, to show that everything still runs.
-//!
-
+//! `bench [large | device]`: `device` only says which device there is and how long it takes to open. Needs nothing but
+//! the driver. Every result that is timed is compared with the host's, in all rows or some; one that is wrong ends the
+//! program. `LAMINA_TEST_DEVICE=host` runs tiny sizes in emulation, where time means nothing, to show that everything
+//! still runs.
 #![expect(clippy::print_stdout, reason = "a command")]
 
 use std::time::Instant;
 
+use ff::Field;
 use group::Group;
 use halo2_proofs::halo2curves::bn256::{G1, G1Affine};
 use lamina_circuits::Fr;
@@ -15,9 +16,13 @@ use lamina_kernels::{Cell, Device, Error, Join, Matrix, Msm, Ntt};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
-/// Median, in milliseconds, of some runs after one that warms up.
-fn median<T>(device: &Device, mut work: impl FnMut() -> Result<T, Error>) -> Result<f32, Error> {
-    drop(work()?);
+/// Median, in milliseconds, of some runs after one that warms up, whose result is `right` or ends the program.
+fn median<T>(
+    device: &Device,
+    right: impl FnOnce(T) -> Result<bool, Error>,
+    mut work: impl FnMut() -> Result<T, Error>,
+) -> Result<f32, Error> {
+    assert!(right(work()?)?, "the device gives a wrong result");
     let mut times = Vec::new();
     for _ in 0..7 {
         times.push(device.time_ms(&mut work)?.1);
@@ -27,7 +32,9 @@ fn median<T>(device: &Device, mut work: impl FnMut() -> Result<T, Error>) -> Res
 }
 
 fn line(what: &str, ms: f32, each: &str, per_second: f64) {
-    println!(r#"{{"what": "{what}", "ms": {ms:.4}, "per_second": {per_second:.4e}, "unit": "{each}"}}"#);
+    // There is no time in emulation.
+    let rate = if per_second.is_finite() { format!("{per_second:.4e}") } else { "null".to_owned() };
+    println!(r#"{{"what": "{what}", "ms": {ms:.4}, "per_second": {rate}, "unit": "{each}"}}"#);
 }
 
 fn random<T: Copy>(n: usize, seed: u8, of: impl Fn(u32) -> T) -> Vec<T> {
@@ -54,6 +61,29 @@ fn points(n: usize) -> Vec<G1Affine> {
     affine
 }
 
+/// Rows that are compared where all would take the host too long.
+fn some(n: usize) -> impl Iterator<Item = usize> {
+    (0..n).step_by((n / 64).max(1)).chain([n - 1])
+}
+
+/// A matrix whose columns are all the same is right in its first and last.
+fn each_is(device: &Device, out: &Matrix<Fr>, row: impl Fn(usize, &Fr) -> bool) -> Result<bool, Error> {
+    let first = out.column(device, 0)?;
+    let same = out.columns() == 1 || out.column(device, out.columns() - 1)? == first;
+    Ok(same && some(first.len()).all(|i| row(i, &first[i])))
+}
+
+/// `sum_i scalars[i] (i + 1) G`: what [`points`] makes of the scalars.
+fn multiple_of_generator(scalars: impl Iterator<Item = Fr>) -> G1Affine {
+    let sum: Fr = scalars.zip(1u64..).map(|(scalar, i)| scalar * Fr::from(i)).sum();
+    (G1::generator() * sum).into()
+}
+
+fn small(v: i64) -> Fr {
+    let size = Fr::from(v.unsigned_abs());
+    if v < 0 { -size } else { size }
+}
+
 fn run(device: &Device, log_sizes: &[u32], batch: usize) -> Result<(), Error> {
     let largest = 1usize << log_sizes.iter().max().copied().unwrap_or(10);
     let fields = random(largest, 1, |w| Fr::from(u64::from(w)).square().square().square());
@@ -62,13 +92,10 @@ fn run(device: &Device, log_sizes: &[u32], batch: usize) -> Result<(), Error> {
 
     let chain = columns(device, &fields, 1)?;
     let rounds = 500;
-    let ms = median(device, || device.chain(&chain, rounds))?;
-    line(
-        "products of field elements",
-        ms,
-        "products",
-        f64::from(rounds) * largest as f64 / f64::from(ms) * 1e3,
-    );
+    let right = |out| each_is(device, &out, |i, v| *v == fields[i].pow_vartime([u64::from(rounds) + 1]));
+    let ms = median(device, right, || device.chain(&chain, rounds))?;
+    let rate = |count: usize, ms: f32| count as f64 / f64::from(ms) * 1e3;
+    line("products of field elements", ms, "products", rate(rounds as usize * largest, ms));
 
     let points = points(largest);
     let msm = Msm::new(device, &points)?;
@@ -76,76 +103,86 @@ fn run(device: &Device, log_sizes: &[u32], batch: usize) -> Result<(), Error> {
         let n = 1usize << log_n;
         let ntt = Ntt::new(device, log_n)?;
         let batch = batch.min((1 << 26) / n).max(1);
-        let many = columns(device, &fields[..n], batch)?;
-        let ms = median(device, || ntt.values(&many))?;
+        let (fields, shorts, bytes) = (&fields[..n], &shorts[..n], &bytes[..n]);
+        let many = columns(device, fields, batch)?;
+        let right = |out: Matrix<Fr>| {
+            // One value by Horner's rule, and all of them back again.
+            let (at, values) = (n / 3, out.column(device, 0)?);
+            let root = ntt.omega().pow_vartime([at as u64]);
+            let value = fields.iter().rev().fold(Fr::ZERO, |sum, c| sum * root + c);
+            let back = ntt.coefficients(&out)?;
+            Ok(values[at] == value && each_is(device, &back, |i, v| *v == fields[i])?)
+        };
+        let ms = median(device, right, || ntt.values(&many))?;
         line(
             &format!("transform 2^{log_n}, each of {batch}"),
             ms / batch as f32,
             "rows",
-            n as f64 * batch as f64 / f64::from(ms) * 1e3,
+            rate(n * batch, ms),
         );
-        let ms = median(device, || device.invert(&many))?;
-        line(
-            &format!("inverses, {batch} x 2^{log_n}"),
-            ms,
-            "rows",
-            n as f64 * batch as f64 / f64::from(ms) * 1e3,
-        );
-        let ms = median(device, || device.scan(Join::Product, &many, None))?;
-        line(
-            &format!("running products, {batch} x 2^{log_n}"),
-            ms,
-            "rows",
-            n as f64 * batch as f64 / f64::from(ms) * 1e3,
-        );
-        let one = columns(device, &fields[..n], 1)?;
-        let ms = median(device, || msm.multiply(0, &one))?;
-        line(&format!("MSM 2^{log_n}, field elements"), ms, "points", n as f64 / f64::from(ms) * 1e3);
-        let one = columns(device, &shorts[..n], 1)?;
-        let ms = median(device, || msm.multiply(0, &one))?;
-        line(&format!("MSM 2^{log_n}, 16 bits"), ms, "points", n as f64 / f64::from(ms) * 1e3);
-        let many = columns(device, &shorts[..n], batch)?;
-        let ms = median(device, || msm.multiply(0, &many))?;
+        let right =
+            |out| each_is(device, &out, |i, v| *v == fields[i].invert().into_option().unwrap_or(Fr::ZERO));
+        let ms = median(device, right, || device.invert(&many))?;
+        line(&format!("inverses, {batch} x 2^{log_n}"), ms, "rows", rate(n * batch, ms));
+        let products: Vec<Fr> = fields
+            .iter()
+            .scan(Fr::ONE, |product, v| Some(std::mem::replace(product, *product * v)))
+            .collect();
+        let right = |out| each_is(device, &out, |i, v| *v == products[i]);
+        let ms = median(device, right, || device.scan(Join::Product, &many, None))?;
+        line(&format!("running products, {batch} x 2^{log_n}"), ms, "rows", rate(n * batch, ms));
+
+        let sum = multiple_of_generator(fields.iter().copied());
+        let one = columns(device, fields, 1)?;
+        let ms = median(device, |sums| Ok(sums == [sum]), || msm.multiply(0, &one))?;
+        line(&format!("MSM 2^{log_n}, field elements"), ms, "points", rate(n, ms));
+        let tables = Msm::with_tables(device, &points[..n], device.memory_bytes()?.0 / 4)?;
+        let ms = median(device, |sums| Ok(sums == [sum]), || tables.multiply(0, &one))?;
+        line(&format!("MSM 2^{log_n}, field elements, tables"), ms, "points", rate(n, ms));
+        let sum = multiple_of_generator(shorts.iter().map(|v| small((*v).into())));
+        let one = columns(device, shorts, 1)?;
+        let ms = median(device, |sums| Ok(sums == [sum]), || msm.multiply(0, &one))?;
+        line(&format!("MSM 2^{log_n}, 16 bits"), ms, "points", rate(n, ms));
+        let many = columns(device, shorts, batch)?;
+        let ms = median(device, |sums| Ok(sums == vec![sum; batch]), || msm.multiply(0, &many))?;
         line(
             &format!("MSM 2^{log_n}, 16 bits, each of {batch}"),
             ms / batch as f32,
             "points",
-            n as f64 * batch as f64 / f64::from(ms) * 1e3,
+            rate(n * batch, ms),
         );
+
         let factors = &fields[..batch];
-        let ms = median(device, || device.combine(&many, factors))?;
-        line(
-            &format!("combination of {batch} x 2^{log_n}, 16 bits"),
-            ms,
-            "cells",
-            n as f64 * batch as f64 / f64::from(ms) * 1e3,
-        );
-        let many = columns(device, &bytes[..n], batch)?;
-        let ms = median(device, || device.combine(&many, factors))?;
-        line(
-            &format!("combination of {batch} x 2^{log_n}, 8 bits"),
-            ms,
-            "cells",
-            n as f64 * batch as f64 / f64::from(ms) * 1e3,
-        );
+        let factor: Fr = factors.iter().sum();
+        let right = |out| each_is(device, &out, |i, v| *v == factor * small(shorts[i].into()));
+        let ms = median(device, right, || device.combine(&many, factors))?;
+        line(&format!("combination of {batch} x 2^{log_n}, 16 bits"), ms, "cells", rate(n * batch, ms));
+        let many = columns(device, bytes, batch)?;
+        let right = |out| each_is(device, &out, |i, v| *v == factor * small(bytes[i].into()));
+        let ms = median(device, right, || device.combine(&many, factors))?;
+        line(&format!("combination of {batch} x 2^{log_n}, 8 bits"), ms, "cells", rate(n * batch, ms));
     }
     Ok(())
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let emulated = std::env::var("LAMINA_TEST_DEVICE").is_ok_and(|device| device == "host");
-    if emulated {
+    if std::env::var("LAMINA_TEST_DEVICE").is_ok_and(|device| device == "host") {
         lamina_kernels_emu::install(lamina_kernels_emu::Mode::Host);
     }
     let start = Instant::now();
-    let device = Device::open(0)?;
+    let device = Device::open(0).map_err(|error| error.to_string())?;
+    let emulated = device.name().starts_with("emulation");
     let (free, all) = device.memory_bytes()?;
     println!(
         r#"{{"device": "{}", "open_ms": {:.1}, "memory_bytes": {all}, "free_bytes": {free}}}"#,
         device.name(),
         start.elapsed().as_secs_f64() * 1e3
     );
-    let large = std::env::args().nth(1).is_some_and(|size| size == "large");
+    let what = std::env::args().nth(1).unwrap_or_default();
+    if what == "device" {
+        return Ok(());
+    }
+    let large = what == "large";
     let sizes: &[u32] = if emulated {
         &[6]
     } else if large {

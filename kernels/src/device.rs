@@ -3,11 +3,12 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    thread,
 };
 
 use cudarc::{
     driver::{
-        CudaContext, CudaEvent, CudaFunction, CudaModule, CudaStream, LaunchConfig, PushKernelArg,
+        CudaContext, CudaEvent, CudaFunction, CudaModule, CudaStream, DriverError, LaunchConfig, PushKernelArg,
         sys::{
             self, CUdevice_attribute as Attribute,
             CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MAX_SHARED,
@@ -31,12 +32,55 @@ const CUDA_VERSION: i32 = 12000;
 /// The shared memory that a kernel gets without asking.
 const PLAIN_SHARED_BYTES: usize = 48 << 10;
 
+/// Threads that have the driver compile kernels: the longest of them takes a sixth of the time of all.
+const LOADERS: usize = 8;
+
+/// The PTX as its header and its kernels, each with its name. A header and a kernel are a module.
+fn kernels() -> (&'static str, Vec<(&'static str, &'static str)>) {
+    const ENTRY: &str = "\n.visible .entry ";
+    let mut starts: Vec<usize> = PTX.match_indices(ENTRY).map(|(at, _)| at + 1).collect();
+    starts.push(PTX.len());
+    let header = PTX.get(..starts[0]).unwrap_or_default();
+    let kernel = |pair: &[usize]| {
+        let text = PTX.get(pair[0]..pair[1]).unwrap_or_default();
+        let name = text.get(ENTRY.len() - 1..).and_then(|rest| rest.split('(').next());
+        (name.unwrap_or_default(), text)
+    };
+    (header, starts.windows(2).map(kernel).collect())
+}
+
+/// A module for each kernel, compiled by several threads: what the driver does with one module it does in one thread.
+fn load(context: &Arc<CudaContext>) -> Result<HashMap<&'static str, Arc<CudaModule>>, Error> {
+    let (header, mut kernels) = kernels();
+    // The longest first, from the end.
+    kernels.sort_by_key(|(_, text)| text.len());
+    let threads = thread::available_parallelism().map_or(1, usize::from).min(LOADERS);
+    let left = Mutex::new(kernels);
+    let work = || {
+        let mut modules = Vec::new();
+        loop {
+            let next = left.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            let Some((name, text)) = next else { return Ok(modules) };
+            let module = context.load_module(Ptx::from_src(format!("{header}{text}")));
+            modules.push((name, module.map_err(Error::driver("load the kernels"))?));
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let mut modules = HashMap::new();
+        for worker in workers {
+            modules.extend(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(modules)
+    })
+}
+
 /// A CUDA device with the kernels loaded. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Device {
     context: Arc<CudaContext>,
     pub(crate) stream: Arc<CudaStream>,
-    module: Arc<CudaModule>,
+    modules: Arc<HashMap<&'static str, Arc<CudaModule>>>,
     functions: Arc<Mutex<HashMap<&'static str, CudaFunction>>>,
     pub(crate) counters: Arc<Counters>,
     name: String,
@@ -134,9 +178,9 @@ impl Device {
         // SAFETY: everything of a `Device` is on its one stream, in order; nothing is shared between streams.
         unsafe { context.disable_event_tracking() };
         let name = context.name().map_err(Error::driver("describe the device"))?;
-        let module = context.load_module(Ptx::from_src(PTX)).map_err(Error::driver("load the kernels"))?;
+        let modules = Arc::new(load(&context)?);
         let stream = context.new_stream().map_err(Error::driver("make a stream"))?;
-        Ok(Device { context, stream, module, functions: Arc::default(), counters: Arc::default(), name })
+        Ok(Device { context, stream, modules, functions: Arc::default(), counters: Arc::default(), name })
     }
 
     /// The same device with a stream of its own: what is queued on one runs beside what is queued on the other. Memory
@@ -249,7 +293,9 @@ impl Device {
         let function = match functions.get(name) {
             Some(function) => function.clone(),
             None => {
-                let function = self.module.load_function(name).map_err(Error::driver("find a kernel"))?;
+                let module = self.modules.get(name).ok_or(DriverError(sys::CUresult::CUDA_ERROR_NOT_FOUND));
+                let function = module.and_then(|module| module.load_function(name));
+                let function = function.map_err(Error::driver("find a kernel"))?;
                 functions.insert(name, function.clone());
                 function
             }
@@ -294,5 +340,24 @@ impl Device {
         unsafe { builder.launch(config) }.map_err(Error::driver("launch a kernel"))?;
         count(&self.counters.launches, 1);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PTX, kernels};
+
+    #[test]
+    fn each_kernel_is_a_module() {
+        let (header, kernels) = kernels();
+        assert!(header.contains(".version") && header.contains(".target"));
+        let texts: String = kernels.iter().map(|(_, text)| *text).collect();
+        assert_eq!(format!("{header}{texts}"), PTX);
+        for (name, text) in kernels {
+            assert!(text.starts_with(&format!(".visible .entry {name}(")), "{name}");
+            assert_eq!(text.matches(".entry").count(), 1, "{name}");
+            // Nothing that another kernel's text would have to declare.
+            assert!(!text.contains(".func") && !text.contains("\n.global"), "{name}");
+        }
     }
 }

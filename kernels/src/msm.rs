@@ -5,7 +5,7 @@ use halo2_proofs::halo2curves::bn256::{Fq, G1Affine};
 
 use crate::{
     device::{Argument, Device, Grid},
-    error::{Error, at_most},
+    error::{Error, at_most, same},
     memory::{Buffer, Cell, Matrix, Plain},
     work::PRODUCT,
 };
@@ -46,13 +46,83 @@ impl Plan {
     pub fn new(bits: u32, n: usize) -> Self {
         let bits = if bits == 0 { FIELD_BITS } else { bits };
         let plan = |window| Plan { window, windows: bits.div_ceil(window) };
-        let cost = |plan: &Plan| plan.windows as usize * (ADD_AFFINE * n + 2 * ADD * plan.buckets());
-        (2..=MAX_WINDOW).map(plan).min_by_key(cost).unwrap_or(plan(2))
+        (2..=MAX_WINDOW).map(plan).min_by_key(|plan| plan.cost(n)).unwrap_or(plan(2))
+    }
+
+    /// Digits with tables of `2^(window t) P`: all windows share one set of buckets.
+    ///
+    /// ```text
+    /// cost = windows 10 n + 2 * 14 * 2^(window - 1) products
+    /// ```
+    fn shared_cost(&self, n: usize) -> usize {
+        self.windows as usize * ADD_AFFINE * n + 2 * ADD * self.buckets()
+    }
+
+    fn cost(&self, n: usize) -> usize {
+        self.windows as usize * (ADD_AFFINE * n + 2 * ADD * self.buckets())
+    }
+
+    /// The digits of field elements for which tables of `n` points, `64 n windows` bytes, fit `memory_bytes` and make
+    /// sums cheapest; `None` where none fit, or none are cheaper than sums without.
+    pub fn of_tables(n: usize, memory_bytes: usize) -> Option<Self> {
+        let plan = |window| Plan { window, windows: FIELD_BITS.div_ceil(window) };
+        (2..=MAX_WINDOW)
+            .map(plan)
+            .filter(|plan| n > 0 && plan.table_bytes(n).is_some_and(|bytes| bytes <= memory_bytes))
+            .filter(|plan| n.saturating_mul(plan.windows as usize) <= i32::MAX as usize)
+            .min_by_key(|plan| plan.shared_cost(n))
+            .filter(|plan| plan.shared_cost(n) < Plan::new(0, n).cost(n))
+    }
+
+    /// `Ok` where windows have 2 to 15 bits, and `bits` in all.
+    fn covers(&self, bits: u32) -> Result<(), Error> {
+        at_most("bits of a window, at most", MAX_WINDOW as usize, self.window as usize)?;
+        let actual = (self.window * self.windows) as usize;
+        if self.window < 2 || actual < bits as usize {
+            let expected = bits as usize;
+            return Err(Error::Shape { what: "bits of all windows, at least", expected, actual });
+        }
+        Ok(())
+    }
+
+    /// Bytes of tables of `n` points.
+    fn table_bytes(&self, n: usize) -> Option<usize> {
+        n.checked_mul(self.windows as usize)?.checked_mul(size_of::<[Fq; 2]>())
     }
 
     /// Buckets of a window: `2^(window - 1)`.
     pub fn buckets(&self) -> usize {
         1 << (self.window - 1)
+    }
+}
+
+/// The tasks of a column: lists of digits that share buckets.
+#[derive(Clone, Copy, Debug)]
+struct Tasks {
+    plan: Plan,
+    count: usize,
+    rows: usize,
+}
+
+impl Tasks {
+    fn new(plan: Plan, shared: bool, n: usize) -> Self {
+        let windows = plan.windows as usize;
+        let (count, rows) = if shared { (1, windows * n) } else { (windows, n) };
+        Tasks { plan, count, rows }
+    }
+
+    /// Rows of a tile: several times as many as buckets, so that counters are fewer than digits.
+    fn tile_len(&self) -> usize {
+        (4 * self.plan.buckets()).max(4096).min(self.rows)
+    }
+
+    fn bytes(&self) -> usize {
+        let (n, buckets) = (self.rows, self.plan.buckets());
+        let tiles = n.div_ceil(self.tile_len());
+        let heads = (n >> 3) * 2;
+        let nodes = buckets / 2;
+        let task = 2 * n + 4 * n + 4 * buckets * (tiles + 1) + 128 * (buckets + heads + nodes);
+        self.count * task
     }
 }
 
@@ -62,7 +132,9 @@ type Xyzz = [Fq; 4];
 /// Sums of multiples of one list of points.
 pub struct Msm {
     device: Device,
+    /// `[len]`, or with tables `[windows, len]`: the points, then `2^(window t)` times each.
     bases: Buffer<[Fq; 2]>,
+    tables: Option<Plan>,
     len: usize,
     /// Bytes of device memory that a call may take beside its arguments; more columns go in several rounds.
     pub scratch_bytes: usize,
@@ -72,6 +144,7 @@ impl std::fmt::Debug for Msm {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Msm")
             .field("len", &self.len)
+            .field("tables", &self.tables)
             .field("scratch_bytes", &self.scratch_bytes)
             .finish_non_exhaustive()
     }
@@ -98,7 +171,57 @@ impl Msm {
         at_most("points, at most", i32::MAX as usize, bases.len())?;
         let points: Vec<[Fq; 2]> = bases.iter().map(|point| [point.x, point.y]).collect();
         let buffer = Buffer::from_host(device, &points)?;
-        Ok(Msm { device: device.clone(), bases: buffer, len: bases.len(), scratch_bytes: 1 << 30 })
+        Ok(Msm {
+            device: device.clone(),
+            bases: buffer,
+            tables: None,
+            len: bases.len(),
+            scratch_bytes: 1 << 30,
+        })
+    }
+
+    /// [`Msm::new`], with tables of multiples where [`Plan::of_tables`] has any for these bytes of memory.
+    ///
+    /// # Errors
+    /// As [`Msm::new`].
+    pub fn with_tables(device: &Device, bases: &[G1Affine], memory_bytes: usize) -> Result<Self, Error> {
+        match Plan::of_tables(bases.len(), memory_bytes) {
+            Some(plan) => Self::with_tables_as(plan, device, bases),
+            None => Self::new(device, bases),
+        }
+    }
+
+    /// [`Msm::with_tables`] with digits of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Msm::new`], and [`Error::Shape`] for windows that are not of 2 to 15 bits or do not cover field elements.
+    pub fn with_tables_as(plan: Plan, device: &Device, bases: &[G1Affine]) -> Result<Self, Error> {
+        plan.covers(FIELD_BITS)?;
+        let len = bases.len();
+        at_most(
+            "points of all tables, at most",
+            i32::MAX as usize,
+            len.saturating_mul(plan.windows as usize),
+        )?;
+        let points: Vec<[Fq; 2]> = bases.iter().map(|point| [point.x, point.y]).collect();
+        let mut tables = Buffer::new(device, len * plan.windows as usize)?;
+        tables.write(device, 0, &points)?;
+        for t in 1..plan.windows as usize {
+            let arguments = [
+                tables.address_of(t * len),
+                tables.address_of((t - 1) * len),
+                plan.window.into(),
+                Argument::U32(len as u32),
+            ];
+            // SAFETY: `msm_double`. out, in: [len], which do not overlap.
+            unsafe { device.launch("msm_double", Grid::of(len, 128), &arguments) }?;
+        }
+        Ok(Msm { device: device.clone(), bases: tables, tables: Some(plan), len, scratch_bytes: 1 << 30 })
+    }
+
+    /// The digits of the tables, if there are any.
+    pub fn tables(&self) -> Option<Plan> {
+        self.tables
     }
 
     /// `sum_i scalars[c][i] bases[first + i]` for each column `c`.
@@ -108,7 +231,26 @@ impl Msm {
     /// # Errors
     /// [`Error::Shape`] for more rows than points, [`Error::Memory`], [`Error::Driver`].
     pub fn multiply<T: Cell>(&self, first: usize, scalars: &Matrix<T>) -> Result<Vec<G1Affine>, Error> {
-        self.multiply_as(Plan::new(T::BITS, scalars.rows()), first, scalars)
+        let (n, plain) = (scalars.rows(), Plan::new(T::BITS, scalars.rows()));
+        if let Some(tables) = self.tables.filter(|_| first == 0 && n == self.len) {
+            let bits = if T::BITS == 0 { FIELD_BITS } else { T::BITS };
+            let plan = Plan { windows: bits.div_ceil(tables.window), ..tables };
+            if plan.shared_cost(n) < plain.cost(n) {
+                return self.rounds(plan, true, 0, scalars);
+            }
+        }
+        self.multiply_as(plain, first, scalars)
+    }
+
+    /// The sums from the tables, also where sums without would be cheaper.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where there are no tables, or not a row for each point; [`Error::Memory`], [`Error::Driver`].
+    pub fn multiply_with_tables<T: Cell>(&self, scalars: &Matrix<T>) -> Result<Vec<G1Affine>, Error> {
+        let tables = self.tables.ok_or(Error::Shape { what: "tables, at least", expected: 1, actual: 0 })?;
+        same("rows, with tables", self.len, scalars.rows())?;
+        let bits = if T::BITS == 0 { FIELD_BITS } else { T::BITS };
+        self.rounds(Plan { windows: bits.div_ceil(tables.window), ..tables }, true, 0, scalars)
     }
 
     /// [`Msm::multiply`] with digits of the caller's choice.
@@ -124,57 +266,46 @@ impl Msm {
     ) -> Result<Vec<G1Affine>, Error> {
         let n = scalars.rows();
         at_most("rows, at most", self.len.saturating_sub(first), n)?;
-        at_most("bits of a window, at most", MAX_WINDOW as usize, plan.window as usize)?;
-        let bits = if T::BITS == 0 { FIELD_BITS } else { T::BITS };
-        if plan.window < 2 || plan.window * plan.windows < bits {
-            let actual = (plan.window * plan.windows) as usize;
-            return Err(Error::Shape {
-                what: "bits of all windows, at least",
-                expected: bits as usize,
-                actual,
-            });
-        }
-        if n == 0 {
+        plan.covers(if T::BITS == 0 { FIELD_BITS } else { T::BITS })?;
+        self.rounds(plan, false, first, scalars)
+    }
+
+    /// With `shared` buckets, a column's windows are one task over the tables; without, a task each.
+    fn rounds<T: Cell>(
+        &self,
+        plan: Plan,
+        shared: bool,
+        first: usize,
+        scalars: &Matrix<T>,
+    ) -> Result<Vec<G1Affine>, Error> {
+        if scalars.rows() == 0 {
             return Ok(vec![G1Affine::default(); scalars.columns()]);
         }
-        let bytes = self.bytes_of_column(plan, n);
+        let tasks = Tasks::new(plan, shared, scalars.rows());
         // An addition a digit and two a bucket; a digit is written, counted and scattered, its point read.
-        let tasks = plan.windows as usize * scalars.columns();
-        let products = ADD_AFFINE * n + 2 * ADD * plan.buckets();
-        self.device.counters.kernel(tasks * (80 * n + 256 * plan.buckets()), tasks * products * PRODUCT);
-        let round = (self.scratch_bytes / bytes).clamp(1, scalars.columns().max(1));
+        let products = tasks.count * (ADD_AFFINE * tasks.rows + 2 * ADD * plan.buckets());
+        let bytes = tasks.count * (80 * tasks.rows + 256 * plan.buckets());
+        self.device.counters.kernel(scalars.columns() * bytes, scalars.columns() * products * PRODUCT);
+        let round = (self.scratch_bytes / tasks.bytes()).clamp(1, scalars.columns().max(1));
         let mut results = Vec::with_capacity(scalars.columns());
         for start in (0..scalars.columns()).step_by(round) {
             let count = round.min(scalars.columns() - start);
-            results.extend(self.round(plan, first, scalars, start, count)?);
+            results.extend(self.round(tasks, first, scalars, start, count)?);
         }
         Ok(affine(&results))
     }
 
-    /// Rows of a tile: several times as many as buckets, so that counters are fewer than digits.
-    fn tile_len(plan: Plan, n: usize) -> usize {
-        (4 * plan.buckets()).max(4096).min(n)
-    }
-
-    fn bytes_of_column(&self, plan: Plan, n: usize) -> usize {
-        let (tiles, buckets) = (n.div_ceil(Self::tile_len(plan, n)), plan.buckets());
-        let heads = (n >> 3) * 2;
-        let nodes = buckets / 2;
-        let task = 2 * n + 4 * n + 4 * buckets * (tiles + 1) + 128 * (buckets + heads + nodes);
-        plan.windows as usize * task
-    }
-
     fn round<T: Cell>(
         &self,
-        plan: Plan,
+        of_column: Tasks,
         first: usize,
         scalars: &Matrix<T>,
         start: usize,
         columns: usize,
     ) -> Result<Vec<Xyzz>, Error> {
-        let (n, buckets) = (scalars.rows(), plan.buckets());
-        let tasks = columns * plan.windows as usize;
-        let tile_len = Self::tile_len(plan, n);
+        let (plan, rows, buckets) = (of_column.plan, scalars.rows(), of_column.plan.buckets());
+        let (tasks, n) = (columns * of_column.count, of_column.rows);
+        let tile_len = of_column.tile_len();
         let tiles = n.div_ceil(tile_len);
         let device = &self.device;
         let round = Round {
@@ -186,18 +317,19 @@ impl Msm {
         };
         let u32_of = |v: usize| Argument::U32(v as u32);
 
-        let grid = Grid { blocks: (columns * n).div_ceil(256).min(1 << 16), threads: 256, shared_bytes: 0 };
+        let grid =
+            Grid { blocks: (columns * rows).div_ceil(256).min(1 << 16), threads: 256, shared_bytes: 0 };
         let arguments = [
             round.digits.address(),
-            scalars.buffer.address_of(start * n),
+            scalars.buffer.address_of(start * rows),
             T::KIND.into(),
-            (n as u64).into(),
-            u32_of(n),
+            (rows as u64).into(),
+            u32_of(rows),
             plan.window.into(),
             plan.windows.into(),
             u32_of(columns),
         ];
-        // SAFETY: `msm_digits`. out: [columns, windows, n], scalars: [columns, n].
+        // SAFETY: `msm_digits`. out: [columns, windows, rows], scalars: [columns, rows].
         unsafe { device.launch("msm_digits", grid, &arguments) }?;
 
         // Small blocks for small tasks: there may be thousands of them.
@@ -221,7 +353,7 @@ impl Msm {
         unsafe { device.launch("msm_scatter", grid, &arguments) }?;
 
         self.accumulate(&round, first, tasks, n, buckets)?;
-        self.reduce(plan, round.sums, columns)
+        self.reduce(plan.window, of_column.count, round.sums, columns)
     }
 
     /// Bucket sums, `sums[task][b]`.
@@ -283,10 +415,16 @@ impl Msm {
     }
 
     /// `sum_w 2^(window w) sum_b (b + 1) sums[column, w][b]` for each column.
-    fn reduce(&self, plan: Plan, sums: Buffer<Xyzz>, columns: usize) -> Result<Vec<Xyzz>, Error> {
+    fn reduce(
+        &self,
+        window: u32,
+        windows: usize,
+        sums: Buffer<Xyzz>,
+        columns: usize,
+    ) -> Result<Vec<Xyzz>, Error> {
         let device = &self.device;
-        let tasks = columns * plan.windows as usize;
-        let (mut log_nodes, mut log_span) = (plan.window - 1, 0);
+        let tasks = columns * windows;
+        let (mut log_nodes, mut log_span) = (window - 1, 0);
         let mut plain = sums;
         let mut weighted: Option<Buffer<Xyzz>> = None;
         while log_nodes > 0 {
@@ -314,8 +452,8 @@ impl Msm {
         let arguments = [
             out.address(),
             parts.address(),
-            plan.window.into(),
-            plan.windows.into(),
+            window.into(),
+            Argument::U32(windows as u32),
             Argument::U32(columns as u32),
         ];
         // SAFETY: `msm_finish`. out: [columns], parts: [columns, windows].
@@ -346,5 +484,23 @@ mod tests {
         assert_eq!(Plan::new(16, 1 << 16), Plan { window: 8, windows: 2 });
         assert_eq!(Plan::new(32, 1 << 16), Plan { window: 11, windows: 3 });
         assert_eq!(Plan::new(0, 1 << 20), Plan { window: 15, windows: 17 });
+    }
+
+    #[test]
+    fn tables_take_the_memory_that_there_is() {
+        let n = 1 << 15;
+        assert_eq!(Plan::of_tables(n, 1 << 30), Some(Plan { window: 15, windows: 17 }));
+        assert_eq!(Plan::of_tables(n, 64 * n * 17), Some(Plan { window: 15, windows: 17 }));
+        // Fewer windows than 17 there are not.
+        assert_eq!(Plan::of_tables(n, 64 * n * 17 - 1), None);
+        // Small buckets where there is little to put into them.
+        assert!(Plan::of_tables(1 << 10, 1 << 30).is_some_and(|plan| plan.window < 15));
+        assert_eq!(Plan::of_tables(0, 1 << 30), None);
+        assert_eq!(Plan::of_tables(usize::MAX, usize::MAX), None);
+        // 28 products a bucket, once for all windows.
+        assert_eq!(
+            Plan { window: 15, windows: 17 }.shared_cost(1 << 20),
+            17 * 10 * (1 << 20) + 28 * (1 << 14)
+        );
     }
 }

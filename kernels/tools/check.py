@@ -32,6 +32,7 @@ REGISTERS = {
     "msm_accumulate": 144,
     "msm_count": 32,
     "msm_digits": 40,
+    "msm_double": 128,
     "msm_finish": 144,
     "msm_fold": 144,
     "msm_offsets": 48,

@@ -37,7 +37,7 @@ LAMINA_FN u32 mul_hi(u32 a, u32 b) { return __umulhi(a, b); }
 
 // The emulator runs one thread at a time, and switches only at barriers, where no chain is open.
 static u32 lamina_carry;
-#define LAMINA_CHAIN LAMINA_NO_RACE_CHECK static inline
+#define LAMINA_CHAIN static inline
 LAMINA_CHAIN u32 lamina_add(u64 a, u64 b, u64 c) {
   const u64 sum = a + b + c;
   lamina_carry = (u32)(sum >> 32);

@@ -1,7 +1,8 @@
 // What a kernel may use of its surroundings, for three compilers: NVRTC, nvcc and, for emulation, g++.
 //
 // Kernels are `LAMINA_KERNEL(threads, name)(parameters) { ... }` followed by `LAMINA_EXPORT(name)`. Their
-// names are those of C, the same in PTX, in a cubin and in the host build. Shared memory is dynamic, one
+// names are those of C, the same in PTX, in a cubin and in the host build. `LAMINA_VALUE` stands in structs of words `w`
+// that are passed by value. Shared memory is dynamic, one
 // block of it for each kernel, cut up by the kernel itself.
 #pragma once
 
@@ -17,6 +18,7 @@ typedef unsigned long long u64;
 #define LAMINA_MEMBER static __device__ __forceinline__
 #define LAMINA_KERNEL(threads, name) extern "C" __global__ void __launch_bounds__(threads) name
 #define LAMINA_EXPORT(name)
+#define LAMINA_VALUE(type)
 #define LAMINA_SHARED(type, name) extern __shared__ uint4 lamina_shared[]; \
   type *name = reinterpret_cast<type *>(lamina_shared)
 #else

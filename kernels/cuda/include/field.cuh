@@ -15,6 +15,7 @@
 template <class P>
 struct alignas(16) Fp {
   u32 w[8];
+  LAMINA_VALUE(Fp)
 };
 
 template <class P>

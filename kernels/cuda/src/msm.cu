@@ -12,11 +12,12 @@
 //     msm_reduce      sum_b b B_b, in levels of 2^log_each nodes
 //     msm_finish      sum_w 2^(window w) T_w, a thread a column
 //
+// With tables of 2^(window w) P_i a column is one task, of the digits of all windows, and one window to finish.
+//
 // Work depends on the number of nonzero digits only, never on how they are distributed: a column of a
 // million equal scalars costs what one of random scalars does.
 #include "bn254_g1.cuh"
 #include "cells.cuh"
-
 
 // The sign of an entry; the rest is the index of a point.
 constexpr u32 MSM_NEGATIVE = 0x80000000u;
@@ -344,3 +345,25 @@ LAMINA_KERNEL(32, msm_finish)(
   out[column] = sum;
 }
 LAMINA_EXPORT(msm_finish)
+
+// out[i] = 2^times in[i]: the next table.
+LAMINA_KERNEL(128, msm_double)(
+    G1Affine *out,       // [n]
+    const G1Affine *in,  // [n]
+    u32 times,           // at least one
+    u32 n)
+{
+  const u32 i = global_thread();
+  if (i >= n) return;
+  G1 sum = g1_add_affine(g1_infinity(), in[i], false);
+  // No point but infinity has order two: it stays what it is, ZZ = 0.
+#pragma unroll 1
+  for (u32 step = 0; step < times; step++) sum = g1_add(sum, sum, true);
+  // 1 / ZZ = (ZZ / ZZZ)^2, and 0 for 0: infinity becomes (0, 0).
+  const Fq y = inverse(sum.zzz), x = sum.zz * y;
+  G1Affine result;
+  result.x = canonical(sum.x * (x * x));
+  result.y = canonical(sum.y * y);
+  out[i] = result;
+}
+LAMINA_EXPORT(msm_double)

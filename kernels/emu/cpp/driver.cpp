@@ -9,6 +9,7 @@
 #include <mutex>
 #include <set>
 
+#include "check.h"
 #include "emulation.h"
 #include "ptx.h"
 
@@ -50,6 +51,9 @@ struct Work {
 struct Stream {
   std::deque<Work> queue;
   bool draining = false;
+};
+struct alignas(16) Quad {
+  char bytes[16];
 };
 struct Function {
   std::string name;
@@ -170,6 +174,7 @@ Result release(Address address) {
       abort();
     }
   memset(data, 0xDD, bytes);
+  check::released(data);
   device_memory.erase(found);
   used -= bytes;
   free(data - RED_ZONE);
@@ -336,6 +341,7 @@ API Result cuMemAlloc_v2(Address *address, size_t bytes) {
   memset(data, 0xCD, bytes);
   memset(data + bytes, 0xFD, RED_ZONE);
   device_memory[reinterpret_cast<uintptr_t>(data)] = bytes;
+  check::allocated(data, bytes, RED_ZONE);
   used += bytes;
   return *address = reinterpret_cast<uintptr_t>(data), SUCCESS;
 }
@@ -416,8 +422,9 @@ API Result cuModuleGetFunction(void **function, void *handle, const char *name) 
     auto fresh = std::make_unique<Function>();
     fresh->name = name;
     if (!ptx::signature(module->text, name, &fresh->signature)) return NOT_FOUND;
-    const auto kernel = emulation::kernels().find(name);
-    if (kernel == emulation::kernels().end() || kernel->second.argument_sizes != fresh->signature.argument_sizes) {
+    const auto &kernels = emulation::kernels(check::enabled());
+    const auto kernel = kernels.find(name);
+    if (kernel == kernels.end() || kernel->second.argument_sizes != fresh->signature.argument_sizes) {
       fprintf(stderr, "emulation: %s has other parameters in the PTX than in the source: is it stale?\n", name);
       return INVALID_PTX;
     }
@@ -444,13 +451,19 @@ API Result cuLaunchKernel(void *handle, unsigned grid_x, unsigned grid_y, unsign
   if (!threads || threads > static_cast<size_t>(function->signature.max_threads)) return INVALID_VALUE;
   if (!grid_x || !grid_y || !grid_z || grid_x > 0x7fffffff || grid_y > 65535 || grid_z > 65535) return INVALID_VALUE;
   if (shared_bytes > function->max_shared) return INVALID_VALUE;
-  auto copies = std::make_shared<std::vector<std::vector<char>>>();
+  // Copies of the arguments, one after another, then pointers to them.
   const std::vector<size_t> &sizes = function->signature.argument_sizes;
-  for (size_t i = 0; i < sizes.size(); i++) {
-    const char *const bytes = static_cast<const char *>(arguments[i]);
-    copies->emplace_back(bytes, bytes + sizes[i]);
+  std::vector<size_t> places;
+  size_t end = 0;
+  for (const size_t size : sizes) {
+    places.push_back(end);
+    end += (size + 15) & ~size_t(15);
   }
-  emulation::Entry entry = emulation::kernels()[function->name].entry;
+  const size_t bytes = end + ((sizes.size() * sizeof(void *) + 15) & ~size_t(15));
+  auto copies = std::make_shared<std::vector<Quad>>(bytes / sizeof(Quad));
+  char *const copy = reinterpret_cast<char *>(copies->data());
+  for (size_t i = 0; i < sizes.size(); i++) memcpy(copy + places[i], arguments[i], sizes[i]);
+  emulation::Entry entry = emulation::kernels(check::enabled())[function->name].entry;
   if (auto program = function->program) entry = [program](void **list) { ptx::run(*program, list); };
   const std::string name = function->name;
   const bool lost = faults.launches++ == faults.lose_at;
@@ -458,9 +471,10 @@ API Result cuLaunchKernel(void *handle, unsigned grid_x, unsigned grid_y, unsign
   const uint64_t bit = faults.flip_bit;
   return push(stream, [=]() -> Result {
     if (lost) return LAUNCH_FAILED;
-    std::vector<void *> list;
-    for (auto &copy : *copies) list.push_back(copy.data());
-    const int result = emulation::launch(name.c_str(), entry, {grid_x, grid_y, grid_z}, {x, y, z}, shared_bytes, list.data());
+    void **const list = reinterpret_cast<void **>(copy + end);
+    for (size_t i = 0; i < places.size(); i++) list[i] = copy + places[i];
+    check::launch(name.c_str(), copies->data(), bytes);
+    const int result = emulation::launch(name.c_str(), entry, {grid_x, grid_y, grid_z}, {x, y, z}, shared_bytes, list);
     if (flip) {
       // Kernels write to their first argument.
       Address target;

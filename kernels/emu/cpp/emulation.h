@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <map>
 #include <string>
 #include <utility>
@@ -10,12 +11,22 @@
 
 #define LAMINA_FN static inline
 #define LAMINA_MEMBER static inline
-#define LAMINA_KERNEL(threads, name) extern "C" __attribute__((visibility("hidden"))) void name
+#define LAMINA_KERNEL(threads, name) static void name
 #define LAMINA_SHARED(type, name) type *name = static_cast<type *>(emulation::shared_memory())
 #if defined(__SANITIZE_THREAD__)
-#define LAMINA_NO_RACE_CHECK __attribute__((no_sanitize_thread))
+#define LAMINA_CHECKED true
+// g++ does not report memory that is read as an argument of a function, only what statements read: with a copy of our
+// own it is a statement.
+#define LAMINA_VALUE(type)                                                                                    \
+  type() = default;                                                                                           \
+  __attribute__((always_inline)) type(const type &other) { *this = other; }                                   \
+  __attribute__((always_inline)) type &operator=(const type &other) {                                         \
+    for (unsigned i = 0; i < sizeof w / sizeof *w; i++) w[i] = other.w[i];                                    \
+    return *this;                                                                                             \
+  }
 #else
-#define LAMINA_NO_RACE_CHECK
+#define LAMINA_CHECKED false
+#define LAMINA_VALUE(type)
 #endif
 
 namespace emulation {
@@ -46,9 +57,11 @@ struct Kernel {
   Entry entry;
   std::vector<size_t> argument_sizes;
 };
-std::map<std::string, Kernel> &kernels();
+// All kernels, compiled with or without the checks of check.h.
+std::map<std::string, Kernel> &kernels(bool checked);
+bool add_kernel(bool checked, const char *name, void (*entry)(void **), std::initializer_list<size_t> argument_sizes);
 
-// Runs a grid; 0, or -1 where the threads wait for each other for ever.
+// Runs a grid; 0, or -1 where the threads wait for each other for ever. The arguments lie in one block of memory.
 int launch(const char *name, const Entry &entry, Index grid, Index block, size_t shared_bytes, void **arguments);
 
 template <auto K>
@@ -56,20 +69,17 @@ struct Wrap;
 template <class... A, void (*K)(A...)>
 struct Wrap<K> {
   template <size_t... I>
-  static void call(void **p, std::index_sequence<I...>) {
+  static void call_with(void **p, std::index_sequence<I...>) {
     K(*static_cast<A *>(p[I])...);
   }
-  static Kernel kernel() {
-    return {[](void **p) { call(p, std::index_sequence_for<A...>{}); }, {sizeof(A)...}};
-  }
-};
-struct Export {
-  Export(const char *name, Kernel kernel) { kernels()[name] = std::move(kernel); }
+  static void call(void **p) { call_with(p, std::index_sequence_for<A...>{}); }
+  static bool add(bool checked, const char *name) { return add_kernel(checked, name, call, {sizeof(A)...}); }
 };
 
 }  // namespace emulation
 
-#define LAMINA_EXPORT(name) static emulation::Export lamina_export_##name(#name, emulation::Wrap<&name>::kernel());
+#define LAMINA_EXPORT(name) \
+  [[maybe_unused]] static const bool lamina_export_##name = emulation::Wrap<&name>::add(LAMINA_CHECKED, #name);
 
 #define threadIdx (emulation::self().thread)
 #define blockIdx (emulation::self().block)

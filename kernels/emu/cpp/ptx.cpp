@@ -6,6 +6,7 @@
 #include <cstring>
 #include <unordered_map>
 
+#include "check.h"
 #include "emulation.h"
 
 #undef threadIdx
@@ -354,6 +355,7 @@ void run(const Program &program, void **arguments) {
   char *const shared = static_cast<char *>(emulation::shared_memory());
   const emulation::Self &self = emulation::self();
   const char *const name = program.name.c_str();
+  const bool checked = check::enabled();
   for (size_t pc = 0; pc < program.code.size(); pc++) {
     const Instruction &in = program.code[pc];
     if (in.predicate && (r[in.predicate] != 0) == in.unless) continue;
@@ -370,7 +372,7 @@ void run(const Program &program, void **arguments) {
       return in.is_signed ? u64((__int128(extend(a, bits)) * extend(b, bits)) >> bits) : u64((u128(a & all) * (b & all)) >> bits);
     };
     auto wide = [&] { return in.is_signed ? u64(extend(a, bits) * extend(b, bits)) : (a & all) * (b & all); };
-    auto memory = [&](unsigned bytes) {
+    auto memory = [&](unsigned bytes, check::Access kind) {
       const u64 at = a + u64(in.offset);
       if (in.space == Space::SHARED && u32(at) + size_t(bytes) > emulation::shared_size()) {
         fprintf(stderr, "ptx: %s:%d: beyond shared memory\n", name, in.line);
@@ -381,6 +383,7 @@ void run(const Program &program, void **arguments) {
         fprintf(stderr, "ptx: %s:%d: a misaligned access of %u bytes\n", name, in.line, bytes);
         abort();
       }
+      if (checked) check::access(p, bytes, kind, name, uintptr_t(in.line));
       return p;
     };
     auto load = [&](const char *from) {
@@ -499,14 +502,14 @@ void run(const Program &program, void **arguments) {
       case Op::TO_GENERIC: put(reinterpret_cast<u64>(shared) + a); break;
       case Op::FROM_GENERIC: put(a - reinterpret_cast<u64>(shared)); break;
       case Op::LOAD_PARAM: load(static_cast<const char *>(arguments[in.target]) + in.offset); break;
-      case Op::LOAD: load(memory(in.vector * bits / 8)); break;
+      case Op::LOAD: load(memory(in.vector * bits / 8, check::Access::READ)); break;
       case Op::STORE: {
-        char *const to = memory(in.vector * bits / 8);
+        char *const to = memory(in.vector * bits / 8, check::Access::WRITE);
         for (unsigned i = 0; i < in.vector; i++) memcpy(to + i * bits / 8, &r[in.list[i]], bits / 8);
         break;
       }
       case Op::ATOM_ADD: {
-        char *const at = memory(bits / 8);
+        char *const at = memory(bits / 8, check::Access::ATOMIC);
         u64 old = 0;
         memcpy(&old, at, bits / 8);
         const u64 sum = old + b;

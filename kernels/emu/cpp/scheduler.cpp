@@ -1,6 +1,7 @@
 // Blocks of a grid one after another, threads of a block as fibers, one OS thread for all.
 #include "emulation.h"
 
+#include <setjmp.h>
 #include <sys/mman.h>
 #include <ucontext.h>
 
@@ -9,21 +10,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <random>
 
+#include "check.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
-#define WITH_ASAN(x) x
-#else
-#define WITH_ASAN(x)
-#endif
-#if defined(LAMINA_EMU_RACES)
-// A fiber of ThreadSanitizer's for each CUDA thread. Switches order nothing; barriers and launches do.
-#include <sanitizer/tsan_interface.h>
-#define WITH_TSAN(x) x
-#else
-#define WITH_TSAN(x)
 #endif
 
 namespace emulation {
@@ -31,24 +25,70 @@ namespace {
 
 constexpr size_t STACK_BYTES = 128 << 10;
 
-struct Fiber {
+// A point to go on from, on a stack of its own.
+#if defined(__SANITIZE_ADDRESS__)
+// AddressSanitizer follows these calls, and has to be told of the stacks.
+struct Point {
   ucontext_t context;
+  void *fake_stack = nullptr;
+};
+void jump(Point &from, Point &to, const char *stack) {
+  __sanitizer_start_switch_fiber(&from.fake_stack, stack, stack ? STACK_BYTES : 0);
+  swapcontext(&from.context, &to.context);
+  const void *bottom;
+  size_t size;
+  __sanitizer_finish_switch_fiber(from.fake_stack, &bottom, &size);
+}
+void begin(Point &from, Point &to, char *stack, void (*main)()) {
+  getcontext(&to.context);
+  to.context.uc_stack.ss_sp = stack;
+  to.context.uc_stack.ss_size = STACK_BYTES;
+  to.context.uc_link = nullptr;
+  makecontext(&to.context, main, 0);
+  jump(from, to, stack);
+}
+void begun() {
+  const void *bottom;
+  size_t size;
+  __sanitizer_finish_switch_fiber(nullptr, &bottom, &size);
+}
+#else
+// Without the system calls that swapping contexts makes: there are millions of switches.
+struct Point {
+  jmp_buf at;
+};
+void jump(Point &from, Point &to, const char *) {
+  if (!_setjmp(from.at)) _longjmp(to.at, 1);
+}
+void begin(Point &from, Point &, char *stack, void (*main)()) {
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = stack;
+  context.uc_stack.ss_size = STACK_BYTES;
+  context.uc_link = nullptr;
+  makecontext(&context, main, 0);
+  if (!_setjmp(from.at)) setcontext(&context);
+}
+void begun() {}
+#endif
+
+// One CUDA thread after another: a fiber is kept for the next block, and the next grid.
+struct Fiber {
+  Point point;
   Self self;
-  char *stack;
-  bool done;
-  const char *file;
-  int line;
-  void *race_fiber;
+  char *stack = nullptr;
+  bool begun = false, done = true;
+  const char *file = nullptr;
+  int line = 0;
 };
 
 struct Warp {
-  char order;
   unsigned arrived = 0, generation = 0, live = 0, size = 0;
   uint64_t values[32];
 };
 
 struct Block {
-  std::vector<Fiber> fibers;
+  unsigned threads = 0;
   std::vector<Warp> warps;
   std::vector<char> shared;
   size_t shared_bytes = 0;
@@ -56,15 +96,13 @@ struct Block {
   const char *barrier_file = nullptr;
   int barrier_line = 0;
   uint64_t progress = 0;
-  ucontext_t scheduler;
   Fiber *current = nullptr;
   const Entry *entry = nullptr;
   void **arguments = nullptr;
-  void *race_scheduler = nullptr;
-  void *fake_stack = nullptr;
-  char begin_order, end_order, barrier_order;
-  std::vector<std::vector<char>> past_shared;  // kept, so that the race check sees fresh addresses
 };
+
+std::vector<std::unique_ptr<Fiber>> fibers;
+Point scheduler;
 
 // The driver's lock holds while a grid runs.
 Block *block;
@@ -78,63 +116,54 @@ Block *block;
   abort();
 }
 
-void yield() {
-  Fiber *me = block->current;
-  WITH_ASAN(void *fake; __sanitizer_start_switch_fiber(&fake, nullptr, 0);)
-  WITH_TSAN(__tsan_switch_to_fiber(block->race_scheduler, __tsan_switch_to_fiber_no_sync);)
-  swapcontext(&me->context, &block->scheduler);
-  WITH_ASAN(const void *bottom; size_t size; __sanitizer_finish_switch_fiber(fake, &bottom, &size);)
-}
+void yield() { jump(block->current->point, scheduler, nullptr); }
 
 void fiber_main() {
-  Fiber *me = block->current;
-  WITH_ASAN(const void *bottom; size_t size; __sanitizer_finish_switch_fiber(nullptr, &bottom, &size);)
-  WITH_TSAN(__tsan_acquire(&block->begin_order);)
-  (*block->entry)(block->arguments);
-  WITH_TSAN(__tsan_release(&block->end_order);)
-  me->done = true;
-  block->progress++;
-  block->live--;
-  block->warps[me->self.warp].live &= ~(1u << me->self.lane);
-  if (block->arrived)
-    die("thread %u returns while %u wait at %s:%d", me->self.thread.x, block->arrived, block->barrier_file, block->barrier_line);
-  WITH_ASAN(__sanitizer_start_switch_fiber(nullptr, nullptr, 0);)
-  WITH_TSAN(__tsan_switch_to_fiber(block->race_scheduler, __tsan_switch_to_fiber_no_sync);)
-  setcontext(&block->scheduler);
+  begun();
+  for (;;) {
+    (*block->entry)(block->arguments);
+    Fiber *const me = block->current;
+    me->done = true;
+    block->progress++;
+    block->live--;
+    block->warps[me->self.warp].live &= ~(1u << me->self.lane);
+    if (block->arrived)
+      die("thread %u returns while %u wait at %s:%d", me->self.thread.x, block->arrived, block->barrier_file, block->barrier_line);
+    yield();
+  }
 }
 
 void resume(Fiber &fiber) {
   block->current = &fiber;
-  WITH_ASAN(__sanitizer_start_switch_fiber(&block->fake_stack, fiber.stack, STACK_BYTES);)
-  WITH_TSAN(__tsan_switch_to_fiber(fiber.race_fiber, __tsan_switch_to_fiber_no_sync);)
-  swapcontext(&block->scheduler, &fiber.context);
-  WITH_ASAN(const void *bottom; size_t size; __sanitizer_finish_switch_fiber(block->fake_stack, &bottom, &size);)
-}
-
-char *stack(size_t at) {
-  static std::vector<char *> stacks;
-  while (stacks.size() <= at) {
-    void *fresh = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (fresh == MAP_FAILED) die("no memory for stacks");
-    stacks.push_back(static_cast<char *>(fresh));
+  check::thread(fiber.self.warp * 32 + fiber.self.lane, fiber.stack, STACK_BYTES, &fiber.self, sizeof fiber.self);
+  if (fiber.begun) {
+    jump(scheduler, fiber.point, fiber.stack);
+  } else {
+    fiber.begun = true;
+    begin(scheduler, fiber.point, fiber.stack, fiber_main);
   }
-  return stacks[at];
+  check::idle();
 }
 
 void prepare(size_t number, Index grid, Index size) {
-  const size_t threads = block->fibers.size();
+  const unsigned threads = block->threads;
+  while (fibers.size() < threads) {
+    auto fiber = std::make_unique<Fiber>();
+    void *stack = mmap(nullptr, STACK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (stack == MAP_FAILED) die("no memory for stacks");
+    fiber->stack = static_cast<char *>(stack);
+    fibers.push_back(std::move(fiber));
+  }
   block->warps.assign((threads + 31) / 32, Warp());
   block->arrived = block->generation = 0;
-  block->live = static_cast<unsigned>(threads);
-  WITH_TSAN(block->past_shared.push_back(std::move(block->shared)); block->shared = {};)
+  block->live = threads;
   block->shared.assign(block->shared_bytes + 256, static_cast<char>(0xA5));
-  WITH_TSAN(__tsan_release(&block->begin_order);)
-  for (size_t i = 0; i < threads; i++) {
-    Fiber &fiber = block->fibers[i];
+  const unsigned b = static_cast<unsigned>(number);
+  check::block(b, shared_memory(), block->shared_bytes);
+  for (unsigned t = 0; t < threads; t++) {
+    Fiber &fiber = *fibers[t];
     fiber.done = false;
     fiber.file = nullptr;
-    fiber.stack = stack(i);
-    const unsigned b = static_cast<unsigned>(number), t = static_cast<unsigned>(i);
     fiber.self.block = {b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y};
     fiber.self.thread = {t % size.x, t / size.x % size.y, t / size.x / size.y};
     fiber.self.block_size = size;
@@ -144,11 +173,6 @@ void prepare(size_t number, Index grid, Index size) {
     Warp &warp = block->warps[fiber.self.warp];
     warp.live |= 1u << fiber.self.lane;
     warp.size++;
-    getcontext(&fiber.context);
-    fiber.context.uc_stack.ss_sp = fiber.stack;
-    fiber.context.uc_stack.ss_size = STACK_BYTES;
-    fiber.context.uc_link = nullptr;
-    makecontext(&fiber.context, fiber_main, 0);
   }
 }
 
@@ -163,21 +187,23 @@ void warp_barrier(unsigned mask, const char *file, int line) {
   const unsigned generation = warp.generation;
   warp.arrived |= 1u << me->self.lane;
   block->progress++;
-  WITH_TSAN(__tsan_release(&warp.order);)
   if ((warp.arrived & wanted) == wanted) {
     warp.arrived = 0;
     warp.generation++;
   } else {
     while (warp.generation == generation) yield();
   }
-  WITH_TSAN(__tsan_acquire(&warp.order);)
 }
 
 }  // namespace
 
-std::map<std::string, Kernel> &kernels() {
-  static std::map<std::string, Kernel> all;
-  return all;
+std::map<std::string, Kernel> &kernels(bool checked) {
+  static std::map<std::string, Kernel> all[2];
+  return all[checked];
+}
+bool add_kernel(bool checked, const char *name, void (*entry)(void **), std::initializer_list<size_t> argument_sizes) {
+  kernels(checked)[name] = {entry, argument_sizes};
+  return true;
 }
 const Self &self() { return block->current->self; }
 void *shared_memory() {
@@ -190,7 +216,7 @@ void sync_block(const char *file, int line) {
   b->current->file = file;
   b->current->line = line;
   b->progress++;
-  if (b->live != b->fibers.size()) die("%s:%d: a barrier after threads of the block have returned", file, line);
+  if (b->live != b->threads) die("%s:%d: a barrier after threads of the block have returned", file, line);
   if (!b->arrived) {
     b->barrier_file = file;
     b->barrier_line = line;
@@ -198,14 +224,13 @@ void sync_block(const char *file, int line) {
     die("the barrier at %s:%d meets the one at %s:%d", file, line, b->barrier_file, b->barrier_line);
   }
   const unsigned generation = b->generation;
-  WITH_TSAN(__tsan_release(&b->barrier_order);)
   if (++b->arrived == b->live) {
     b->arrived = 0;
     b->generation++;
+    check::barrier();
   } else {
     while (b->generation == generation) yield();
   }
-  WITH_TSAN(__tsan_acquire(&b->barrier_order);)
 }
 
 void sync_warp(unsigned mask, const char *file, int line) { warp_barrier(mask, file, line); }
@@ -243,31 +268,28 @@ int launch(const char *name, const Entry &entry, Index grid, Index size, size_t 
   state.entry = &entry;
   state.arguments = arguments;
   state.shared_bytes = shared_bytes;
-  state.fibers.resize(threads);
+  state.threads = static_cast<unsigned>(threads);
   block = &state;
-  WITH_TSAN(state.race_scheduler = __tsan_get_current_fiber();)
-  WITH_TSAN(for (Fiber &fiber : state.fibers) fiber.race_fiber = __tsan_create_fiber(0);)
   for (size_t number : block_order) {
     prepare(number, grid, size);
     if (seed) std::shuffle(thread_order.begin(), thread_order.end(), random);
     for (size_t left = threads; left;) {
       const uint64_t before = state.progress;
       for (size_t i : thread_order) {
-        if (state.fibers[i].done) continue;
-        resume(state.fibers[i]);
-        left -= state.fibers[i].done;
+        if (fibers[i]->done) continue;
+        resume(*fibers[i]);
+        left -= fibers[i]->done;
       }
       if (left && state.progress == before) {
         fprintf(stderr, "emulation: %s, block %zu: %zu of %zu threads wait for ever, the first at", name, number, left, threads);
-        for (const Fiber &fiber : state.fibers)
-          if (!fiber.done) {
-            fprintf(stderr, " %s:%d\n", fiber.file, fiber.line);
-            return -1;
-          }
+        const auto first = std::find_if(fibers.begin(), fibers.end(), [](const auto &fiber) { return !fiber->done; });
+        fprintf(stderr, " %s:%d\n", (*first)->file, (*first)->line);
+        fibers.clear();
+        block = nullptr;
+        return -1;
       }
     }
   }
-  WITH_TSAN(__tsan_acquire(&state.end_order); for (Fiber &fiber : state.fibers) __tsan_destroy_fiber(fiber.race_fiber);)
   block = nullptr;
   return 0;
 }

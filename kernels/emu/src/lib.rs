@@ -5,8 +5,12 @@
 //! and line where they never could be met. Work is queued on streams and runs as late as the API
 //! allows, so that a missing dependency shows.
 //!
+//! Every access to memory is checked, in terms of CUDA threads: whether it lies in a buffer, and whether it races with
+//! another. What is wrong aborts with both threads and the line (`cpp/check.h`).
+//!
 //! Environment: `LAMINA_EMU_SEED=n` permutes the order of blocks and threads; `LAMINA_EMU_EAGER=1` runs work when
-//! it is queued; `LAMINA_EMU_LOSE_AT=n` loses the device at launch `n`. Building with `LAMINA_EMU_CHECK=thread` or `address` instruments the kernels.
+//! it is queued; `LAMINA_EMU_CHECK=0` leaves the checks out, for speed; `LAMINA_EMU_LIBRARY` names another build of the
+//! stand-in; `LAMINA_EMU_LOSE_AT=n` loses the device at launch `n`.
 #![expect(unsafe_code, reason = "loads a library of our own")]
 
 use std::sync::OnceLock;
@@ -42,8 +46,10 @@ static LIBRARY: OnceLock<libloading::Library> = OnceLock::new();
 /// If the stand-in cannot be loaded, or was installed in another mode.
 pub fn install(mode: Mode) {
     let library = LIBRARY.get_or_init(|| {
+        let path = std::env::var_os("LAMINA_EMU_LIBRARY");
+        let path = path.unwrap_or_else(|| LIBRARY_FILE.into());
         // SAFETY: our own library, whose initialisers only fill a table.
-        match unsafe { libloading::Library::new(LIBRARY_FILE) } {
+        match unsafe { libloading::Library::new(path) } {
             Ok(library) => library,
             Err(error) => panic!("the emulation cannot be loaded: {error}"),
         }

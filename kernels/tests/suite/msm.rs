@@ -126,17 +126,16 @@ fn buckets_of_every_size() {
     check(&device, &msm, None, &logarithms, &[one, two, skewed, runs, sparse]);
 }
 
-/// Several rounds of several columns.
+/// Several rounds of many columns: two thousand in all, of few rows, as it is their number that is at stake.
 #[test]
 fn thousands_of_columns() {
     let device = device();
-    let (points, logarithms) = points(8);
+    let (points, logarithms) = points(3);
     let mut msm = Msm::new(&device, &points).unwrap();
-    msm.scratch_bytes = 1 << 20;
-    let columns: Vec<Vec<i16>> = (0..2500u16)
-        .map(|c| (0..8).map(|i| (c.wrapping_mul(31).wrapping_add(i * 7919)) as i16).collect())
-        .collect();
-    check(&device, &msm, Some(Plan { window: 4, windows: 4 }), &logarithms, &columns);
+    msm.scratch_bytes = 1 << 21;
+    let columns: Vec<Vec<i8>> =
+        (0..2050u16).map(|c| (0..3).map(|i| (c.wrapping_mul(31) + i * 79) as i8).collect()).collect();
+    check(&device, &msm, Some(Plan { window: 4, windows: 2 }), &logarithms, &columns);
 }
 
 #[test]
@@ -150,6 +149,42 @@ fn part_of_the_points() {
     assert!(msm.multiply(38, &matrix(&device, &[column])).is_err());
     let none = msm.multiply(50, &matrix(&device, &[Vec::<Fr>::new()])).unwrap();
     assert_eq!(none, [G1Affine::default()]);
+}
+
+/// All windows in one set of buckets, from tables of multiples.
+#[test]
+fn tables_give_the_same_sums() {
+    let device = device();
+    for (n, window) in [(1, 2), (45, 6), (200, 9)] {
+        let (points, logarithms) = points(n);
+        let plan = Plan { window, windows: 255u32.div_ceil(window) };
+        let msm = Msm::with_tables_as(plan, &device, &points).unwrap();
+        assert_eq!(msm.tables(), Some(plan));
+        fn with_tables<T: Integer>(device: &Device, msm: &Msm, logarithms: &[Fr], columns: &[Vec<T>]) {
+            let sums = msm.multiply_with_tables(&matrix(device, columns)).unwrap();
+            for (at, (sum, column)) in sums.iter().zip(columns).enumerate() {
+                assert_eq!(*sum, expected(logarithms, &to_field(column)), "column {at}");
+            }
+            // By cost, and for a part of the points without the tables.
+            check(device, msm, None, logarithms, columns);
+            let (half, rest) = (columns[0].len() / 2, &columns[0][columns[0].len() / 2..]);
+            let sums = msm.multiply(half, &single(device, rest)).unwrap();
+            assert_eq!(sums, [expected(&logarithms[half..], &to_field(rest))]);
+        }
+        let columns = [elements(n, 1), elements(n, 2), vec![Fr::ZERO; n], vec![-Fr::ONE; n]];
+        with_tables(&device, &msm, &logarithms, &columns);
+        with_tables::<i8>(&device, &msm, &logarithms, &[cells(n, 1), vec![i8::MIN; n]]);
+        with_tables::<i16>(&device, &msm, &logarithms, &[cells(n, 1), vec![i16::MIN; n]]);
+        with_tables::<i32>(&device, &msm, &logarithms, &[cells(n, 1), vec![i32::MAX; n]]);
+    }
+    let (points, logarithms) = points(200);
+    let msm = Msm::with_tables(&device, &points, 1 << 30).unwrap();
+    assert!(msm.tables().is_some());
+    check(&device, &msm, None, &logarithms, &[elements::<Fr>(200, 4)]);
+    let msm = Msm::with_tables(&device, &points, 1000).unwrap();
+    assert_eq!(msm.tables(), None);
+    assert!(msm.multiply_with_tables(&matrix(&device, &[vec![Fr::ONE; 200]])).is_err());
+    assert!(Msm::with_tables_as(Plan { window: 15, windows: 16 }, &device, &points).is_err());
 }
 
 /// Several tiles, so that buckets have parts from each.
