@@ -8,7 +8,8 @@ use std::{
 
 use cudarc::{
     driver::{
-        CudaContext, CudaEvent, CudaFunction, CudaModule, CudaStream, DriverError, LaunchConfig, PushKernelArg,
+        CudaContext, CudaEvent, CudaFunction, CudaModule, CudaStream, DriverError, LaunchConfig,
+        PushKernelArg,
         sys::{
             self, CUdevice_attribute as Attribute,
             CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MAX_SHARED,
