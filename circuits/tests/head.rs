@@ -570,6 +570,17 @@ fn unsound_specifications_are_refused() {
     assert!(matches!(bad(&|p| p.k = 4), LayoutError::Rows { .. }));
 }
 
+// Llama-2-7B's block: the largest shape that the GPU's figures are derived for (`docs/gpu.md`).
+#[test]
+fn a_block_of_llama_2_7b_fits() {
+    let shape = Shape { hidden: 4096, ffn: 11008, heads: 32, kv_heads: 32, head_dim: 128 };
+    let block = BlockSpec { shape, scales: testing::wide_scales(4096), weight_bits: 16, tokens: 128 };
+    let plan = Plan::best(&block, 128).unwrap();
+    println!("{plan}");
+    assert_eq!(plan.weights, 4 * 4096 * 4096 + 3 * 4096 * 11008);
+    assert!(plan.proof_bytes < 64 << 10, "{}", plan.proof_bytes);
+}
+
 // GPT-2-small's shape: 12 blocks of 7.1 M weights, biases included, and tied ends with learned positions.
 #[test]
 fn a_gpt2_small_fits() {
