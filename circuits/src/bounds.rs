@@ -52,6 +52,13 @@ pub(crate) fn bound(relation: &'static str, needed: u32, available: u32) -> Resu
     if needed <= available { Ok(()) } else { Err(SpecError::Bound { relation, needed, available }) }
 }
 
+/// The widest low limb of a residual stream of `hidden` features, up to `most` bits, with which the sum of their squares
+/// fits the four limbs of a norm.
+pub fn residual_lo_bits(hidden: usize, act_bits: u32, limb_bits: u32, most: u32) -> u32 {
+    let stream = (4 * limb_bits - 1).saturating_sub(log2_ceil(hidden as u64)) / 2 + 1;
+    stream.saturating_sub(act_bits).min(most)
+}
+
 impl NormSpec {
     /// Checks the parameters of a norm and every bound that its soundness needs; see [`BlockSpec::check`].
     ///

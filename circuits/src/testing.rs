@@ -4,6 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use crate::{
     block::BlockParams,
+    bounds::residual_lo_bits,
     embedding::{EmbeddingParams, EmbeddingSpec, EmbeddingWeights},
     head::{HeadSpec, HeadWeights, layout::HeadParams},
     spec::{Activation, Biases, BlockSpec, BlockWeights, FeedForward, Matrix, Rope, Scales, Shape},
@@ -48,7 +49,7 @@ pub fn wide_scales(hidden: usize) -> Scales {
     let norm_shift = 27 - hidden.ilog2().div_ceil(2);
     Scales {
         act_bits: 16,
-        residual_lo_bits: 9,
+        residual_lo_bits: residual_lo_bits(hidden, 16, 15, 9),
         residual_frac: 12,
         limb_bits: 15,
         rsqrt_bits: 38,

@@ -23,6 +23,7 @@
 use std::sync::Arc;
 
 use lamina_circuits::{
+    bounds::residual_lo_bits,
     executor::Site,
     spec::{Biases, BlockSpec, BlockWeights, FeedForward, Matrix, Rope, Scales, Shape},
 };
@@ -139,7 +140,7 @@ pub struct QuantisedModel {
 const PROB_FRAC: u32 = 14;
 /// Width of activations.
 const ACT_BITS: u32 = 16;
-/// Low limb of the residual stream.
+/// Low limb of the residual stream, at most.
 const RESIDUAL_LO_BITS: u32 = 9;
 /// Limb width of wide remainders.
 const LIMB_BITS: u32 = 15;
@@ -801,7 +802,8 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
     let first_max = first_boundary(model);
     let stream_max = largest(&layers, |l| l.stats.stream.into_iter().fold(0.0, f64::max));
     let stream_max = stream_max.max(first_max);
-    let stream_limit = ((1u64 << (ACT_BITS + RESIDUAL_LO_BITS - 1)) - 1) as f64;
+    let lo_bits = residual_lo_bits(model.config.shape.hidden, ACT_BITS, LIMB_BITS, RESIDUAL_LO_BITS);
+    let stream_limit = ((1u64 << (ACT_BITS + lo_bits - 1)) - 1) as f64;
     let no_scales = |site, largest| QuantiseError::NoScales { site, largest };
     let frac = |site, largest: f64, limit: f64, most: i64| {
         let bits = room(largest, limit).min(most);
@@ -863,7 +865,7 @@ pub fn quantise(model: &Model, ids: &[u32], options: &Options) -> Result<Quantis
     let prob_shift = norm_shift.clamp(16, 28);
     let scales = Scales {
         act_bits: ACT_BITS,
-        residual_lo_bits: RESIDUAL_LO_BITS,
+        residual_lo_bits: lo_bits,
         residual_frac,
         limb_bits: LIMB_BITS,
         rsqrt_bits,

@@ -5,7 +5,7 @@ mod common;
 
 use std::{fs, os::unix::fs::symlink};
 
-use common::{Folder, adder, text};
+use common::{Folder, Ran, adder, text};
 
 /// A folder with the published adder, and the stand-in driver in `driver/`.
 fn published(name: &str) -> Folder {
@@ -21,6 +21,13 @@ fn published(name: &str) -> Folder {
 
 const GENERATE: [&str; 9] =
     ["generate", "--published", "p", "--prompt", "1+2=", "--request", "r", "--prove", "--json"];
+
+/// The stand-in without its checks of every access, which kernels have in a suite of their own.
+fn stand_in(folder: &Folder, more: &[(&str, &str)], arguments: &[&str]) -> Ran {
+    let driver = folder.path("driver");
+    let environment = [("LD_LIBRARY_PATH", text(&driver)), ("LAMINA_EMU_CHECK", "0")];
+    folder.lamina_with(arguments, &[&environment[..], more].concat())
+}
 
 /// Hides whatever devices this machine has.
 const NONE: (&str, &str) = ("CUDA_VISIBLE_DEVICES", "");
@@ -43,10 +50,8 @@ fn a_device_that_is_not_there_is_said_to_be_missing() {
 #[test]
 fn slices_are_proved_on_the_stand_in() {
     let folder = published("stand-in");
-    let driver = folder.path("driver");
     let more = ["--out", "a.bundle", "--slices", "0..1", "--backend", "cuda"];
-    let ran = folder.lamina_with(&[&GENERATE[..], &more].concat(), &[("LD_LIBRARY_PATH", text(&driver))]);
-    let ran = ran.exits(0).json();
+    let ran = stand_in(&folder, &[], &[&GENERATE[..], &more].concat()).exits(0).json();
     assert_eq!(ran["backend"], "cuda: emulation, host code");
     assert_eq!(ran["slices"][0]["reused"], false);
     let rest = ["--out", "b.bundle", "--slices", "1..", "--receive", "a.bundle.parts", "--backend", "cpu"];
@@ -63,11 +68,9 @@ fn slices_are_proved_on_the_stand_in() {
 #[test]
 fn a_device_lost_in_the_middle_of_a_proof_hands_over() {
     let folder = published("lost");
-    let driver = folder.path("driver");
     let run = |backend: &str, out: &str, launch: &str| {
         let more = ["--out", out, "--slices", "0..1", "--backend", backend];
-        let lost = [("LD_LIBRARY_PATH", text(&driver)), ("LAMINA_EMU_LOSE_AT", launch)];
-        folder.lamina_with(&[&GENERATE[..], &more].concat(), &lost)
+        stand_in(&folder, &[("LAMINA_EMU_LOSE_AT", launch)], &[&GENERATE[..], &more].concat())
     };
     // While the key is loaded, and during the proof.
     for launch in ["1", "40"] {
@@ -87,9 +90,8 @@ fn a_device_lost_in_the_middle_of_a_proof_hands_over() {
 #[ignore = "a minute and more"]
 fn a_whole_answer_is_proved_on_the_stand_in() {
     let folder = published("stand-in-whole");
-    let driver = folder.path("driver");
     let more = ["--out", "a.bundle", "--backend", "cuda"];
-    let ran = folder.lamina_with(&[&GENERATE[..], &more].concat(), &[("LD_LIBRARY_PATH", text(&driver))]);
+    let ran = stand_in(&folder, &[], &[&GENERATE[..], &more].concat());
     assert_eq!(ran.exits(0).json()["backend"], "cuda: emulation, host code");
     let verify = ["verify", "a.bundle", "--card", "p/card.json", "--prompt", "1+2=", "--allow-insecure-srs"];
     let shown = folder.lamina(&verify).exits(0).stdout();
