@@ -105,16 +105,17 @@ impl Device {
             crate::error::at_most("elements of a tail, at most", rest, tail.len())?;
             out[rest - tail.len()..].copy_from_slice(tail);
         }
-        let starts = Buffer::from_host(self, &starts)?;
-        let tail_buffer = Buffer::from_host(self, &all);
-        all.fill(Fr::ZERO);
-        std::hint::black_box(&all);
-        let tail_buffer = tail_buffer?;
+        let (start_buffer, tail_buffer) = (Buffer::from_host(self, &starts), Buffer::from_host(self, &all));
+        for secrets in [&mut starts, &mut all] {
+            secrets.fill(Fr::ZERO);
+            std::hint::black_box(secrets);
+        }
+        let (start_buffer, tail_buffer) = (start_buffer?, tail_buffer?);
         let out = Matrix::uninitialised(self, sets, n)?;
         let arguments = [
             out.buffer.address(),
             z.buffer.address(),
-            starts.address(),
+            start_buffer.address(),
             tail_buffer.address(),
             Argument::U32(n as u32),
             Argument::U32(u as u32),

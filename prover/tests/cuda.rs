@@ -1,4 +1,4 @@
-//! The backend for GPUs, where there is none: the kernels run on the stand-in driver.
+//! The backend for GPUs: on the stand-in driver, or with `LAMINA_TEST_DEVICE=cuda` on a device.
 //!
 //! Every test names the backend that it must have run on.
 #![allow(clippy::unwrap_used, missing_docs)]
@@ -18,15 +18,19 @@ fn shape(degree: usize) -> Shape {
     Shape { degree, weights: 5, rows: 20, third: degree != 3, query_instance: degree == 4 }
 }
 
-/// On the kernels as host code, or on the shipped PTX where `LAMINA_TEST_DEVICE=ptx` says so.
+/// What `LAMINA_TEST_DEVICE` says: the kernels as host code (the default), the shipped PTX, or a device that is there.
 fn cuda() -> Cuda {
     let mode = match std::env::var("LAMINA_TEST_DEVICE").as_deref() {
-        Ok("ptx") => Mode::Ptx,
-        _ => Mode::Host,
+        Ok("ptx") => Some(Mode::Ptx),
+        Ok("cuda") => None,
+        _ => Some(Mode::Host),
     };
-    lamina_kernels_emu::install(mode);
+    mode.into_iter().for_each(lamina_kernels_emu::install);
     let cuda = Cuda::open(0).unwrap();
-    assert_eq!(cuda.name(), format!("cuda: {}", mode.device_name()));
+    match mode {
+        Some(mode) => assert_eq!(cuda.name(), format!("cuda: {}", mode.device_name())),
+        None => assert!(!cuda.name().starts_with("cuda: emulation"), "{}", cuda.name()),
+    }
     cuda
 }
 
@@ -36,7 +40,7 @@ fn agrees_with_the_reference(degree: usize, cuda: Cuda) {
     let key = ProvingKey::generate(&srs, &circuit).unwrap();
     let instances = circuit.instances();
     let dual = Dual(Reference, cuda);
-    assert!(dual.name().starts_with("dual(reference, cuda: emulation"), "{}", dual.name());
+    assert!(dual.name().starts_with("dual(reference, cuda: "), "{}", dual.name());
     let prover = Prover::new(&srs, &key, &dual).unwrap().with_next_power(next).unwrap();
     let committed = publish(prover.bases(), &key, &circuit, &mut ChaCha20Rng::seed_from_u64(3));
     let witness = Synthesized::new(&circuit, &instances, &key);
@@ -70,6 +74,27 @@ fn every_step_in_rounds_is_the_references() {
         cuda.streamed = streamed;
         agrees_with_the_reference(4, cuda);
     }
+}
+
+/// What the command does with two slices at a time.
+#[test]
+fn two_streams_prove_side_by_side() {
+    let (srs, _, next) = setup(5);
+    let circuit = Kitchen { shape: shape(4), seed: 1, wrong: false };
+    let key = ProvingKey::generate(&srs, &circuit).unwrap();
+    let instances = circuit.instances();
+    let first = cuda();
+    let second = first.fork().unwrap();
+    let provers =
+        [&first, &second].map(|cuda| Prover::new(&srs, &key, cuda).unwrap().with_next_power(next).unwrap());
+    let witness = Synthesized::new(&circuit, &instances, &key);
+    let prove = |prover: &Prover<'_, Cuda>| {
+        for _ in 0..2 {
+            let proved = prover.prove(&witness, &instances, &[], &mut Blinding::new(), &Silent).unwrap();
+            assert!(verifies(&srs, &key, &instances, &proved.proof));
+        }
+    };
+    std::thread::scope(|scope| provers.iter().for_each(|prover| drop(scope.spawn(|| prove(prover)))));
 }
 
 #[test]

@@ -100,6 +100,23 @@ fn a_lost_device_is_a_typed_error_wherever_it_is_lost() {
 }
 
 #[test]
+fn old_drivers_and_refused_kernels_are_typed_errors() {
+    let _turn = turn();
+    heal();
+    inject(Fault::Version { version: 11080 });
+    let old = lamina_kernels::Error::OldDriver { needed: 12000, actual: 11080 };
+    assert_eq!(Cuda::open(0).unwrap_err(), BackendError::Device(old));
+    heal();
+    inject(Fault::Refused);
+    let refused = Cuda::open(0).unwrap_err().to_string();
+    assert!(refused.starts_with("the CUDA driver failed to load the kernels: "), "{refused}");
+    heal();
+    let none = lamina_kernels::Error::NoDevice { ordinal: 1, count: 1 };
+    assert_eq!(Cuda::open(1).unwrap_err(), BackendError::Device(none));
+    open();
+}
+
+#[test]
 fn a_device_lost_while_the_key_is_loaded_is_a_typed_error() {
     let _turn = turn();
     let world = world();

@@ -97,6 +97,8 @@ struct Faults {
   std::string flipped;       // of this kernel's launches, number `flip_at` has a bit of what it wrote flipped
   uint64_t flip_at = NEVER, flip_bit = 0;
   size_t memory = MEMORY;
+  int version = 12000;   // of the driver's interface
+  bool refuse = false;   // modules are refused, as those of a compiler that is too new are
 };
 // A process that cannot be told otherwise finds its faults in the environment.
 Faults from_environment() {
@@ -209,6 +211,14 @@ API void lamina_emu_memory(unsigned long long bytes) {
   LOCKED;
   faults.memory = bytes;
 }
+API void lamina_emu_version(unsigned long long version) {
+  LOCKED;
+  faults.version = static_cast<int>(version);
+}
+API void lamina_emu_refuse(unsigned long long refuse) {
+  LOCKED;
+  faults.refuse = refuse;
+}
 API void lamina_emu_flip(const char *kernel, unsigned long long launch, unsigned long long bit) {
   LOCKED;
   faults.flipped = kernel;
@@ -225,7 +235,7 @@ API unsigned long long lamina_emu_allocations() {
 }
 
 API Result cuInit(unsigned) { return SUCCESS; }
-API Result cuDriverGetVersion(int *version) { return *version = 12000, SUCCESS; }
+API Result cuDriverGetVersion(int *version) { return *version = faults.version, SUCCESS; }
 API Result cuDeviceGet(int *device, int ordinal) { return *device = 0, ordinal ? INVALID_DEVICE : SUCCESS; }
 API Result cuDeviceGetCount(int *count) { return *count = 1, SUCCESS; }
 API Result cuDeviceGetName(char *name, int bytes, int) {
@@ -402,7 +412,7 @@ API Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void *st
 API Result cuModuleLoadData(void **module, const void *image) {
   const char *const text = static_cast<const char *>(image);
   if (!strstr(text, ".version")) return INVALID_IMAGE;
-  if (!strstr(text, ".target sm_")) return INVALID_PTX;
+  if (faults.refuse || !strstr(text, ".target sm_")) return INVALID_PTX;
   auto fresh = new Module;
   fresh->text = text;
   return *module = fresh, SUCCESS;

@@ -83,6 +83,13 @@ pub enum Fault<'a> {
         /// Bytes, those in use included.
         bytes: u64,
     },
+    /// The driver's interface has this version, `1000 major + 10 minor`.
+    Version {
+        /// Which.
+        version: u64,
+    },
+    /// The driver refuses every module, as it does PTX that it cannot read.
+    Refused,
     /// A bit is flipped in what a kernel wrote to its first argument.
     Flip {
         /// The kernel.
@@ -123,6 +130,8 @@ pub fn inject(fault: Fault<'_>) {
         Fault::Lost { launch } => number(b"lamina_emu_lose_at\0", launch),
         Fault::Full { allocation } => number(b"lamina_emu_full_at\0", allocation),
         Fault::Memory { bytes } => number(b"lamina_emu_memory\0", bytes),
+        Fault::Version { version } => number(b"lamina_emu_version\0", version),
+        Fault::Refused => number(b"lamina_emu_refuse\0", 1),
         Fault::Flip { kernel, launch, bit } => {
             let name: Vec<u8> = kernel.bytes().chain([0]).collect();
             type Flip = unsafe extern "C" fn(*const u8, u64, u64);

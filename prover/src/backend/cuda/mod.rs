@@ -17,6 +17,7 @@ use lamina_kernels::{
     Program as DeviceProgram, Term,
 };
 use rayon::prelude::*;
+use zeroize::{Zeroize, Zeroizing};
 
 use self::measure::Recording;
 pub use self::{
@@ -169,9 +170,15 @@ impl CudaKey {
     }
 }
 
-/// Values as integers of so few bits.
-fn narrowed<W: Copy, T: TryFrom<W>>(values: &[W]) -> Option<Vec<T>> {
-    values.iter().map(|value| T::try_from(*value).ok()).collect()
+/// Values as integers of so few bits, overwritten when they are dropped.
+fn narrowed<W: Copy, T: TryFrom<W> + Zeroize>(values: &[W]) -> Option<Zeroizing<Vec<T>>> {
+    if !values.iter().all(|value| T::try_from(*value).is_ok()) {
+        return None;
+    }
+    // All of its memory at once: what grows leaves copies behind.
+    let mut narrow = Zeroizing::new(Vec::with_capacity(values.len()));
+    narrow.extend(values.iter().filter_map(|value| T::try_from(*value).ok()));
+    Some(narrow)
 }
 
 impl Cuda {
