@@ -10,10 +10,11 @@ use std::{
 
 use halo2_proofs::halo2curves::bn256::G2Affine;
 use lamina_circuits::{Fr, witness::Witness};
-use lamina_kernels::Ceilings;
 use lamina_prover::{
     Backend, BackendError, Blinding, Committed, Cpu, Cuda, Progress, ProveError, Proved, Prover, ProvingKey,
-    SetupError, backend::MeasuredStage, setup::Bases,
+    SetupError,
+    backend::{Ceilings, MeasuredStage},
+    setup::Bases,
 };
 use serde::Serialize;
 
@@ -125,7 +126,7 @@ impl Compute {
     /// The device failed.
     pub fn measured(&self) -> Result<Option<OnDevice>> {
         let [cuda, ..] = self.streams() else { return Ok(None) };
-        let ceilings = cuda.device().ceilings().map_err(BackendError::from)?;
+        let ceilings = cuda.ceilings()?;
         let of = |stage: MeasuredStage| {
             let share = |work: u64, ceiling: &dyn Fn(&Ceilings) -> f64| {
                 let seconds = f64::from(stage.device_ms) / 1e3;

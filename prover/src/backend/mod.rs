@@ -20,6 +20,7 @@ pub(crate) use cpu::{Scalars, Table, multiply};
 pub use cuda::{Cuda, CudaColumn, CudaKey, Measured, MeasuredStage, Plan};
 pub use dual::Dual;
 pub use host::HostColumn;
+pub use lamina_kernels::Ceilings;
 pub use reference::{Reference, ReferenceKey};
 
 use crate::{

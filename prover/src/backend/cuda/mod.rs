@@ -13,7 +13,7 @@ use ff::Field;
 use halo2_proofs::halo2curves::bn256::{G1, G1Affine};
 use lamina_circuits::{Fr, witness::Column};
 use lamina_kernels::{
-    Cell, Column as DeviceColumn, Coset, Device, Instruction, Matrix, Msm, Ntt, Permutation, Place,
+    Ceilings, Cell, Column as DeviceColumn, Coset, Device, Instruction, Matrix, Msm, Ntt, Permutation, Place,
     Program as DeviceProgram, Term,
 };
 use rayon::prelude::*;
@@ -80,6 +80,14 @@ impl Cuda {
     /// [`BackendError::Device`].
     pub fn fork(&self) -> Result<Self, BackendError> {
         Ok(Cuda { device: self.device.fork()?, recording: Arc::default(), ..self.clone() })
+    }
+
+    /// What the device could do at most; `None` where its driver does not tell.
+    ///
+    /// # Errors
+    /// [`BackendError::Device`].
+    pub fn ceilings(&self) -> Result<Option<Ceilings>, BackendError> {
+        Ok(self.device.ceilings()?)
     }
 
     /// The device, for measurements.
