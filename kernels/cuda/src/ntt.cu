@@ -9,36 +9,12 @@
 // block takes C = 2^log_c neighbouring t of one column. Blocks of one tile and different columns follow one
 // another, so that the roots that they share are found in the second-level cache.
 #include "cells.cuh"
+#include "planes.cuh"
 
 constexpr u32 NTT_THREADS = 256;
 
-// Shared memory: the tile's low and high halves in planes of their own, so that a warp's 16-byte accesses
-// to neighbours meet no bank twice; then R / 2 roots.
-struct Tile {
-  Quad *low, *high;
-  LAMINA_MEMBER Fr get(const Tile &tile, u32 at) {
-    const Quad l = tile.low[at], h = tile.high[at];
-    Fr v;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      v.w[i] = l.w[i];
-      v.w[i + 4] = h.w[i];
-    }
-    return v;
-  }
-  LAMINA_MEMBER void put(const Tile &tile, u32 at, Fr v) {
-    Quad l, h;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      l.w[i] = v.w[i];
-      h.w[i] = v.w[i + 4];
-    }
-    tile.low[at] = l;
-    tile.high[at] = h;
-  }
-};
-
-// One pass. Threads: min(256, R C / 4), at least one; shared memory: 32 (R C + R / 2) bytes.
+// One pass. Threads: min(256, R C / 4), at least one; shared memory: 32 (R C + R / 2) bytes, the tile in two planes, then R / 2
+// roots.
 LAMINA_KERNEL(NTT_THREADS, ntt_pass)(
     Fr *out,              // [columns, N], not `in`
     const void *in,       // [columns, in_stride] cells of `kind`; rows from in_len on count as zero
@@ -58,7 +34,7 @@ LAMINA_KERNEL(NTT_THREADS, ntt_pass)(
 {
   LAMINA_SHARED(Quad, shared);
   const u32 n = 1u << log_n, r_size = 1u << log_r, tile_size = r_size << log_c;
-  const Tile tile = {shared, shared + tile_size};
+  const Planes tile = {shared, shared + tile_size};
   Fr *const local_roots = reinterpret_cast<Fr *>(shared + 2 * tile_size);
   const u32 column = blockIdx.x % columns, first = (blockIdx.x / columns) << log_c;
   const u32 log_rest = log_n - log_r, negate = inverse ? ~0u : 0u;
@@ -77,7 +53,7 @@ LAMINA_KERNEL(NTT_THREADS, ntt_pass)(
       value = load_cell(source, kind, at);
       if (scale_in) value = value * scale_in[at];
     }
-    Tile::put(tile, e, value);
+    planes_store(tile, e, value);
   }
   __syncthreads();
 
@@ -91,8 +67,8 @@ LAMINA_KERNEL(NTT_THREADS, ntt_pass)(
       const u32 c = u & ((1u << log_c) - 1), v = u >> log_c, k = v & (quarter - 1);
       const u32 base = ((v >> (level - 2)) << level) + k;
       const u32 at0 = (base << log_c) + c, apart = quarter << log_c;
-      const Fr a0 = Tile::get(tile, at0), a1 = Tile::get(tile, at0 + apart);
-      const Fr a2 = Tile::get(tile, at0 + 2 * apart), a3 = Tile::get(tile, at0 + 3 * apart);
+      const Fr a0 = planes_load(tile, at0), a1 = planes_load(tile, at0 + apart);
+      const Fr a2 = planes_load(tile, at0 + 2 * apart), a3 = planes_load(tile, at0 + 3 * apart);
       Fr c0 = a0 - a2, c1 = (a1 - a3) * local_roots[(k + quarter) << step];
       const Fr b0 = a0 + a2, b1 = a1 + a3;
       Fr y1 = b0 - b1;
@@ -102,10 +78,10 @@ LAMINA_KERNEL(NTT_THREADS, ntt_pass)(
       }
       Fr y3 = c0 - c1;
       if (quarter > 1) y3 = y3 * local_roots[(2 * k) << step];
-      Tile::put(tile, at0, b0 + b1);
-      Tile::put(tile, at0 + apart, y1);
-      Tile::put(tile, at0 + 2 * apart, c0 + c1);
-      Tile::put(tile, at0 + 3 * apart, y3);
+      planes_store(tile, at0, b0 + b1);
+      planes_store(tile, at0 + apart, y1);
+      planes_store(tile, at0 + 2 * apart, c0 + c1);
+      planes_store(tile, at0 + 3 * apart, y3);
     }
     __syncthreads();
   }
@@ -113,9 +89,9 @@ LAMINA_KERNEL(NTT_THREADS, ntt_pass)(
 #pragma unroll 1
     for (u32 u = threadIdx.x; u < tile_size / 2; u += blockDim.x) {
       const u32 c = u & ((1u << log_c) - 1), at0 = ((u >> log_c) << (log_c + 1)) + c, at1 = at0 + (1u << log_c);
-      const Fr a0 = Tile::get(tile, at0), a1 = Tile::get(tile, at1);
-      Tile::put(tile, at0, a0 + a1);
-      Tile::put(tile, at1, a0 - a1);
+      const Fr a0 = planes_load(tile, at0), a1 = planes_load(tile, at1);
+      planes_store(tile, at0, a0 + a1);
+      planes_store(tile, at1, a0 - a1);
     }
     __syncthreads();
   }
@@ -130,7 +106,7 @@ LAMINA_KERNEL(NTT_THREADS, ntt_pass)(
     const u32 c = log_s ? e & ((1u << log_c) - 1) : e >> log_r;
     const u32 t = first + c, j = t >> log_s, q = t & ((1u << log_s) - 1);
     const u32 at = q + (((j << log_r) + r) << log_s);
-    Fr value = Tile::get(tile, ((__brev(r) >> (32 - log_r)) << log_c) + c);
+    Fr value = planes_load(tile, ((__brev(r) >> (32 - log_r)) << log_c) + c);
     const u32 exponent = (j * r) << log_s;
     const Fr *factor = last ? nullptr : roots + (((exponent ^ negate) - negate) & (n - 1));
     if (last && scale_out) factor = scale_out + (u64)at * scale_out_step;

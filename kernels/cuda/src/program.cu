@@ -4,6 +4,7 @@
 // memory where they fit, in global memory otherwise, thread next to thread in planes of 16 bytes, so that no access
 // meets a bank twice. Instructions are the same for all threads: there is no divergence, and their words come from the cache.
 #include "cells.cuh"
+#include "planes.cuh"
 
 // The launcher has the same numbers.
 enum Opcode : u32 {
@@ -24,33 +25,6 @@ struct alignas(16) Instruction {
 
 constexpr u32 PROGRAM_THREADS = 64;
 
-struct Planes {
-  Quad *low, *high;
-  u32 stride, own;
-};
-
-LAMINA_FN Fr register_load(const Planes &planes, u32 at) {
-  const Quad l = planes.low[at * planes.stride + planes.own], h = planes.high[at * planes.stride + planes.own];
-  Fr v;
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    v.w[i] = l.w[i];
-    v.w[i + 4] = h.w[i];
-  }
-  return v;
-}
-
-LAMINA_FN void register_store(const Planes &planes, u32 at, Fr v) {
-  Quad l, h;
-#pragma unroll
-  for (int i = 0; i < 4; i++) {
-    l.w[i] = v.w[i];
-    h.w[i] = v.w[i + 4];
-  }
-  planes.low[at * planes.stride + planes.own] = l;
-  planes.high[at * planes.stride + planes.own] = h;
-}
-
 // out[i] = scale * program(row i). Shared memory: 2048 bytes a register, none where there is scratch.
 LAMINA_KERNEL(PROGRAM_THREADS, program_run)(
     Fr *out,                  // [n]
@@ -64,11 +38,11 @@ LAMINA_KERNEL(PROGRAM_THREADS, program_run)(
     u32 registers)
 {
   LAMINA_SHARED(Quad, shared);
-  Planes planes;
-  planes.stride = scratch ? gridDim.x * PROGRAM_THREADS : PROGRAM_THREADS;
-  planes.own = scratch ? global_thread() : threadIdx.x;
-  planes.low = scratch ? scratch : shared;
-  planes.high = planes.low + registers * planes.stride;
+  // Register r of this thread is at r stride + own.
+  const u32 stride = scratch ? gridDim.x * PROGRAM_THREADS : PROGRAM_THREADS;
+  const u32 own = scratch ? global_thread() : threadIdx.x;
+  Quad *const low = scratch ? scratch : shared;
+  const Planes planes = {low, low + registers * stride};
 #pragma unroll 1
   for (u32 i = global_thread(); i < n; i += gridDim.x * PROGRAM_THREADS) {
     Fr acc = fp_zero<FrParameters>();
@@ -76,7 +50,7 @@ LAMINA_KERNEL(PROGRAM_THREADS, program_run)(
     for (u32 pc = 0; pc < instructions; pc++) {
       const Instruction in = code[pc];
       if (in.opcode == STORE) {
-        register_store(planes, in.place, acc);
+        planes_store(planes, in.place * stride + own, acc);
         continue;
       }
       if (in.opcode == CONSTANT) {
@@ -88,7 +62,7 @@ LAMINA_KERNEL(PROGRAM_THREADS, program_run)(
         const u32 row = i + in.rotation;
         operand = columns[(u64)(in.place & ~OPERAND_COLUMN) * n + (row >= n ? row - n : row)];
       } else {
-        operand = register_load(planes, in.place);
+        operand = planes_load(planes, in.place * stride + own);
       }
       if (in.opcode == ADD_SCALED || in.opcode == MUL_TERM) {
         const bool scaled = in.opcode == ADD_SCALED;
