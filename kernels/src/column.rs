@@ -117,6 +117,19 @@ impl Column {
         Ok(Column { _owner: owner, address, kind: T::KIND, bits: T::BITS, len, rows, tail, tail_len })
     }
 
+    /// The same column with field elements in its last rows; cells that lay there are not part of it any more.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] where the tail is longer than the column, or shorter than the tail that it has;
+    /// [`Error::Memory`], [`Error::Driver`].
+    pub fn with_tail(self, device: &Device, tail: &[Fr]) -> Result<Self, Error> {
+        at_most("elements of a tail, at most", self.rows, tail.len())?;
+        at_most("elements of the tail before, at most", tail.len(), self.tail_len)?;
+        let buffer = if tail.is_empty() { None } else { Some(Buffer::from_host(device, tail)?) };
+        let len = self.len.min(self.rows - tail.len());
+        Ok(Column { len, tail: buffer, tail_len: tail.len(), ..self })
+    }
+
     /// Bits of an integer, zero for field elements.
     pub fn bits(&self) -> u32 {
         self.bits

@@ -2,6 +2,7 @@
 #include "columns.cu"
 #include "combine.cu"
 #include "field.cu"
+#include "linked.cu"
 #include "logup.cu"
 #include "msm.cu"
 #include "ntt.cu"

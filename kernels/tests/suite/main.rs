@@ -9,6 +9,7 @@ mod combine;
 mod common;
 mod device;
 mod field;
+mod linked;
 mod logup;
 mod msm;
 mod ntt;
