@@ -9,7 +9,7 @@ use crate::{
     block::{Links, boundary_weights, table_entries},
     executor::Trace,
     integers::column_sums,
-    layout::{Layout, Link, Norm, Port, Row},
+    layout::{ChainRow, Layout, Link, Norm, Port, PortCell, Row},
     logup::{self, ARITY, signed, tuple},
     rows::{
         A, B, C2, C3, C4, C5, C6, Challenges, F, Kind, LIMBS, LOOKUPS, Programs, RowView, SLOTS, VALUES,
@@ -17,7 +17,7 @@ use crate::{
     },
     spec::FeedForward,
     tables::{self, Table},
-    witness::{Column, Witness},
+    witness::{Column, Copies, Solve, Step, Witness},
 };
 
 /// Phase 0 of a block, and what phase 1 needs.
@@ -400,6 +400,11 @@ impl BlockWitness {
         logup::close(columns, &self.multiplicities, &inverses, n)
     }
 
+    /// The advice index of the first column of phase 1, `a_in`.
+    fn first_late(&self) -> usize {
+        2 * self.layout.boundary.columns + self.weights.len() + self.cells.len() + self.multiplicities.len()
+    }
+
     /// The challenges in the order of the circuit.
     pub fn challenges(known: &[Fr]) -> Challenges<Fr> {
         let at = |i: usize| known.get(i).copied().unwrap_or(Fr::ZERO);
@@ -458,10 +463,7 @@ impl Witness for BlockWitness {
             columns.extend(self.multiplicities.iter().cloned().map(Column::I32));
             columns.into_iter().enumerate().collect()
         } else {
-            let first = 2 * self.layout.boundary.columns
-                + self.weights.len()
-                + self.cells.len()
-                + self.multiplicities.len();
+            let first = self.first_late();
             self.combine(&Self::challenges(challenges))
                 .into_iter()
                 .enumerate()
@@ -469,6 +471,94 @@ impl Witness for BlockWitness {
                 .collect()
         }
     }
+
+    fn steps(&self, phase: u8) -> Option<Vec<Step>> {
+        // Biases that are counted otherwise than the gates say follow from no gate.
+        #[cfg(feature = "cheat")]
+        if !self.bias_counts.is_empty() {
+            return None;
+        }
+        (phase == 1).then(|| steps(&self.layout, self.first_late()))
+    }
+}
+
+/// How the columns of phase 1 follow from the gates; `first` is the advice index of `a_in`.
+///
+/// Sums, then what products read of them, then the products' accumulator: once for the products and for chains of sums,
+/// once more for each level of chains that read other chains.
+fn steps(layout: &Layout, first: usize) -> Vec<Step> {
+    let column = |port: Port| {
+        first
+            + match port {
+                Port::In => 0,
+                Port::Out => 1,
+                Port::Stream => 2,
+                Port::Left => 3,
+                Port::Right => 4,
+                Port::Acc => 5,
+            }
+    };
+    let solve = |column, gate, rotation| Solve { column, rotation, gate, polynomial: 0 };
+    let copy = |(port, from): PortCell, to: usize| (column(port), from as u32, to as u32);
+    let (a_s, helpers) = (first + 6, (LOOKUPS * layout.lanes).div_ceil(ARITY));
+    let [mut fractions, sum] = logup::steps(first + 7, helpers, layout.table_columns().div_ceil(ARITY));
+    // Score rows read a_x in a_out.
+    fractions.push(solve(column(Port::Stream), "stream/1", 0));
+    let mut sums = sum;
+    sums.extend([
+        solve(column(Port::In), "in/1", 0),
+        solve(column(Port::Out), "out/1", 0),
+        solve(a_s, "sum/1", 0),
+        solve(column(Port::Right), "boundary/1", 0),
+    ]);
+
+    let mut left = vec![];
+    for op in &layout.weight_ops {
+        let starts = 0..op.activations();
+        left.extend(starts.map(|k| copy((Port::In, op.input_row + k), op.start + k * op.blocks)));
+    }
+    let mut right = vec![];
+    for op in &layout.pair_ops {
+        for (row, (a, b)) in (op.start..).zip(&op.factors) {
+            left.push(copy(*a, row));
+            right.push(copy(*b, row));
+        }
+    }
+    let mut steps = vec![
+        Step::Solve(fractions),
+        Step::Solve(sums),
+        Step::Copy(Copies { column: column(Port::Left), cells: left }),
+    ];
+    if layout.weight_ops.iter().any(|op| op.bias.is_some()) {
+        steps.push(Step::Solve(vec![solve(column(Port::Left), "product/3", 0)]));
+    }
+    steps.push(Step::Solve(vec![solve(column(Port::Left), "product/2", 1)]));
+    for chains in chain_levels(layout) {
+        right.extend(chains.into_iter().map(|row| copy(row.source, row.row)));
+        steps.push(Step::Copy(Copies { column: column(Port::Right), cells: std::mem::take(&mut right) }));
+        steps.push(Step::Solve(vec![solve(column(Port::Acc), "product/1", 0)]));
+    }
+    steps
+}
+
+/// The rows of the chains by how many accumulators they need before them: none, those of products and chains of none, ..
+fn chain_levels(layout: &Layout) -> Vec<Vec<&ChainRow>> {
+    let mut levels: Vec<Vec<&ChainRow>> = vec![vec![]];
+    // The level of each chain that is placed, by its first row.
+    let mut placed = std::collections::BTreeMap::new();
+    for chain in layout.chains.split_inclusive(|row| row.link == Link::End) {
+        let above = |row: &ChainRow| match row.source {
+            (Port::Acc, at) => 1 + placed.get(&at).copied().unwrap_or(0),
+            _ => 0,
+        };
+        let level = chain.iter().map(above).max().unwrap_or(0);
+        placed.extend(chain.first().map(|row| (row.row, level)));
+        if levels.len() <= level {
+            levels.resize(level + 1, vec![]);
+        }
+        levels[level].extend(chain);
+    }
+    levels
 }
 
 /// Splits a non-negative integer into `n` limbs of `bits` bits.

@@ -21,7 +21,7 @@ use halo2_proofs::{
     poly::Rotation,
 };
 
-use crate::{Fr, assign::map_rows, rows::Algebra};
+use crate::{Fr, assign::map_rows, rows::Algebra, witness::Solve};
 
 /// Looked-up cells of one helper, and table columns of one table helper.
 pub const ARITY: usize = 3;
@@ -265,6 +265,20 @@ pub fn running_sum(helpers: &[Vec<Fr>], table_helpers: &[Vec<Fr>], rows: usize) 
         sum[at + 1] = sum[at] + plus - minus;
     }
     sum
+}
+
+/// How an argument's columns follow from its gates: helpers and table helpers first, then the running sum.
+///
+/// `first` is the advice index of the first of `helpers` helpers, which `tables` table helpers and the sum follow.
+pub fn steps(first: usize, helpers: usize, tables: usize) -> [Vec<Solve>; 2] {
+    let fractions = |gate, from: usize, count: usize| {
+        (0..count).map(move |polynomial| Solve { column: from + polynomial, rotation: 0, gate, polynomial })
+    };
+    let sum = Solve { column: first + helpers + tables, rotation: 1, gate: "lookup/3", polynomial: 0 };
+    [
+        fractions("lookup/1", first, helpers).chain(fractions("lookup/2", first + helpers, tables)).collect(),
+        vec![sum],
+    ]
 }
 
 /// `h prod d_i - sum_i m_i prod_{j != i} d_j`: zero iff `h = sum m_i / d_i`.

@@ -33,6 +33,65 @@ pub trait Witness: Sync {
     /// # Transcript
     /// `challenges` holds the challenges that are known before `phase`, by challenge index.
     fn columns(&self, phase: u8, challenges: &[Fr]) -> Vec<(usize, Column)>;
+
+    /// How the columns of a later phase follow from those that are there, by the circuit's own gates: for provers whose
+    /// columns are where this witness cannot compute. The same columns as [`Witness::columns`] gives.
+    ///
+    /// `None`, the default, where only [`Witness::columns`] says what they are.
+    fn steps(&self, _phase: u8) -> Option<Vec<Step>> {
+        None
+    }
+}
+
+/// A step of the computation of a later phase's columns, all of which begin as zeros.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Cells that gates determine. What one of these columns is does not depend on another one of the same step.
+    Solve(Vec<Solve>),
+    /// Cells that equal others.
+    Copy(Copies),
+}
+
+/// The cells of a column that a gate determines: the gate's polynomial is affine in the column,
+///
+/// ```text
+/// a[r] x[r + rotation] + sum_j b_j[r] x[r + rotation_j] + c[r] = 0
+/// ```
+///
+/// and determines `x[r + rotation]` on the rows where `a[r]` is not zero. Other cells stay what they are.
+///
+/// # Shapes
+/// On each row at most one `b_j` is not zero, and no cell depends on itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Solve {
+    /// The advice index of `x`.
+    pub column: usize,
+    /// Where the cell stands that is determined, relative to the gate's row.
+    pub rotation: i32,
+    /// The gate's name.
+    pub gate: &'static str,
+    /// Which of the polynomials of the gates of that name, in the order of the constraint system.
+    pub polynomial: usize,
+}
+
+/// Cells of one column that equal cells of others, as copy constraints demand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copies {
+    /// The advice index of the column that is written.
+    pub column: usize,
+    /// Each cell: the advice index and the row that it is copied from, and the row that it is copied to; each of those once.
+    pub cells: Vec<(usize, u32, u32)>,
+}
+
+impl Step {
+    /// The advice columns that the step writes.
+    pub fn columns(&self) -> impl Iterator<Item = usize> + '_ {
+        let (solved, copied) = match self {
+            Step::Solve(list) => (list.as_slice(), None),
+            Step::Copy(copies) => (&[][..], Some(copies.column)),
+        };
+        solved.iter().map(|one| one.column).chain(copied)
+    }
 }
 
 /// Assigns a witness cell by cell, phase by phase, as far as halo2 has drawn the challenges: the oracle's path, never the

@@ -143,6 +143,14 @@ pub enum ProveError {
         /// The columns given.
         actual: Vec<usize>,
     },
+    /// A column of a later phase does not follow from the gates that the witness names.
+    #[error("advice column {column} cannot be derived: {problem}")]
+    Derivation {
+        /// Which column.
+        column: usize,
+        /// What is wrong.
+        problem: &'static str,
+    },
     /// A committed column is not of phase 0, is named twice, or has a tail of the wrong length.
     #[error("committed column {column}: {problem}")]
     Committed {

@@ -9,7 +9,7 @@
 //! over *atoms* (a column at a rotation). Every subexpression of degree at most one stays a single
 //! [`Linear`] form, so that a backend can form it before any transform.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use ff::{Field, PrimeField};
 use halo2_proofs::plonk::{Any, Column as PlonkColumn, ConstraintSystem, Expression as Gate};
@@ -152,6 +152,32 @@ impl Sum {
             }
         }
         self.terms.retain(|(c, _)| *c != Fr::ZERO);
+    }
+}
+
+/// A polynomial that is affine in a column: `sum_r factor_r * column(rotation r) + rest`.
+#[derive(Clone, Debug)]
+pub struct Affine {
+    /// The factors by the column's rotation; none that is always zero.
+    pub factors: BTreeMap<i32, NodeId>,
+    /// What does not depend on the column.
+    pub rest: NodeId,
+}
+
+/// [`Affine`] under construction.
+#[derive(Default)]
+struct Split {
+    factors: BTreeMap<i32, Sum>,
+    rest: Sum,
+}
+
+impl Split {
+    fn scale(self, by: Fr) -> Self {
+        let factors = self.factors.into_iter();
+        Split {
+            factors: factors.map(|(rotation, factor)| (rotation, factor.scale(by))).collect(),
+            rest: self.rest.scale(by),
+        }
     }
 }
 
@@ -346,6 +372,62 @@ impl Identity {
                 self.multiply(left, right)
             }
             Gate::Scaled(inner, by) => self.fold(inner, challenges).scale(*by),
+        }
+    }
+
+    /// A gate's polynomial by its dependence on an advice column; `None` where it is not affine in that.
+    pub fn affine(&mut self, gate: &Gate<Fr>, column: usize, challenges: &[Fr]) -> Option<Affine> {
+        let split = self.split(gate, column, challenges)?;
+        let mut node = |sum: Sum| self.node(Node::Sum { linear: sum.linear, terms: sum.terms });
+        Some(Affine {
+            factors: split.factors.into_iter().map(|(rotation, factor)| (rotation, node(factor))).collect(),
+            rest: node(split.rest),
+        })
+    }
+
+    fn split(&mut self, gate: &Gate<Fr>, column: usize, challenges: &[Fr]) -> Option<Split> {
+        match gate {
+            Gate::Advice(query) if query.column_index() == column => {
+                let one = Linear { terms: Vec::new(), constant: Fr::ONE };
+                let one = Sum { linear: one, terms: Vec::new() };
+                let factors = BTreeMap::from([(query.rotation().0, one)]);
+                Some(Split { factors, rest: Sum::default() })
+            }
+            Gate::Negated(inner) => Some(self.split(inner, column, challenges)?.scale(-Fr::ONE)),
+            Gate::Scaled(inner, by) => Some(self.split(inner, column, challenges)?.scale(*by)),
+            Gate::Sum(left, right) => {
+                let mut tail = vec![right.as_ref()];
+                let mut head = left.as_ref();
+                while let Gate::Sum(left, right) = head {
+                    tail.push(right);
+                    head = left;
+                }
+                let mut sum = self.split(head, column, challenges)?;
+                for term in tail.into_iter().rev() {
+                    let term = self.split(term, column, challenges)?;
+                    sum.rest.add(&term.rest, Fr::ONE);
+                    for (rotation, factor) in term.factors {
+                        sum.factors.entry(rotation).or_default().add(&factor, Fr::ONE);
+                    }
+                }
+                Some(sum)
+            }
+            Gate::Product(left, right) => {
+                let left = self.split(left, column, challenges)?;
+                let right = self.split(right, column, challenges)?;
+                let (of, other) = match (left.factors.is_empty(), right.factors.is_empty()) {
+                    (false, false) => return None,
+                    (false, true) => (left, right.rest),
+                    (_, false) => (right, left.rest),
+                    (true, true) => (left, right.rest),
+                };
+                let factors = of.factors.into_iter();
+                let factors = factors
+                    .map(|(rotation, factor)| (rotation, self.multiply(factor, other.clone())))
+                    .collect();
+                Some(Split { factors, rest: self.multiply(of.rest, other.clone()) })
+            }
+            _ => Some(Split { factors: BTreeMap::new(), rest: self.fold(gate, challenges) }),
         }
     }
 

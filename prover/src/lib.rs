@@ -10,6 +10,7 @@
 
 pub mod backend;
 pub mod blinding;
+pub mod derivation;
 pub mod error;
 pub mod expression;
 pub mod key;

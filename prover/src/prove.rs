@@ -24,7 +24,7 @@ use halo2_proofs::{
 };
 use lamina_circuits::{
     Fr,
-    witness::{Column, Witness},
+    witness::{Column, Step, Witness},
 };
 
 use rayon::prelude::*;
@@ -32,6 +32,7 @@ use rayon::prelude::*;
 use crate::{
     backend::{Backend, Columns, Combination, Setup, Shape, Table},
     blinding::{Blinding, Stream, wipe},
+    derivation::Derivation,
     error::{BackendError, ProveError, SetupError},
     expression::{Identity, Node, Source, source_of},
     key::ProvingKey,
@@ -450,21 +451,23 @@ impl<B: Backend> Run<'_, '_, B> {
         let last_phase = phases.iter().copied().max().unwrap_or(0);
         let mut next = Some(first);
         for phase in 0..=last_phase {
-            let given = match next.take() {
-                Some(given) => given,
-                None => {
-                    self.stage("witness")?;
-                    let given = self.phase_columns(witness, phase, &challenges)?;
-                    self.lap(Part::Witness, "witness, later phases");
-                    given
+            if let Some(given) = next.take() {
+                self.stage("commit")?;
+                deltas = self.place(given, committed, &mut columns, &mut stream)?;
+                commitments = self.commit_phase(phase, committed, &deltas, &columns)?;
+            } else {
+                self.stage("witness")?;
+                match witness.steps(phase).filter(|_| backend.derives()) {
+                    Some(steps) => self.derive(phase, &steps, &challenges, &mut columns, &mut stream)?,
+                    None => {
+                        let given = self.phase_columns(witness, phase, &challenges)?;
+                        self.place(given, &[], &mut columns, &mut stream)?;
+                    }
                 }
-            };
-            self.stage("commit")?;
-            let committed = if phase == 0 { committed } else { &[] };
-            (deltas, commitments) = {
-                let (d, c) = self.commit_phase(given, committed, &mut columns, &mut stream)?;
-                if phase == 0 { (d, c) } else { (deltas, commitments) }
-            };
+                self.lap(Part::Witness, "witness, later phases");
+                self.stage("commit")?;
+                self.commit_phase(phase, &[], &[], &columns)?;
+            }
             for (index, of) in cs.challenge_phase().into_iter().enumerate() {
                 if of == phase {
                     let challenge = self.squeeze();
@@ -554,19 +557,42 @@ impl<B: Backend> Run<'_, '_, B> {
         Ok(columns)
     }
 
-    /// Blinds and commits one phase; returns the deltas and commitments of the committed columns.
-    fn commit_phase(
-        &mut self,
+    /// Has the backend compute a phase's columns by the gates that `steps` name, and blinds them.
+    fn derive(
+        &self,
+        phase: u8,
+        steps: &[Step],
+        challenges: &[Fr],
+        columns: &mut Held<B::Column>,
+        stream: &mut Stream<'_>,
+    ) -> Result<(), ProveError> {
+        let prover = self.prover;
+        let (n, usable) = (1usize << prover.key.k(), prover.key.usable_rows());
+        let derivation = Derivation::new(prover.key.vk().cs(), usable, phase, steps, challenges)?;
+        let tails = derivation.columns.iter().map(|_| stream.scalars(n - usable)).collect();
+        stream.skip(derivation.columns.len());
+        let derived = prover
+            .backend
+            .derive(&prover.loaded, &columns.view(), &derivation, tails)
+            .map_err(self.failed())?;
+        for (index, column) in derivation.columns.iter().zip(derived) {
+            columns.advice[*index] = Some(column);
+        }
+        Ok(())
+    }
+
+    /// Blinds a phase's columns and hands them to the backend; returns the deltas of the committed ones.
+    fn place(
+        &self,
         given: Vec<(usize, Column)>,
         committed: &[Committed],
         columns: &mut Held<B::Column>,
         stream: &mut Stream<'_>,
-    ) -> Result<(Vec<Vec<Fr>>, Vec<G1Affine>), ProveError> {
+    ) -> Result<Vec<Vec<Fr>>, ProveError> {
         let prover = self.prover;
         let (n, usable) = (1usize << prover.key.k(), prover.key.usable_rows());
         let count = given.len();
         let mut deltas: Vec<Vec<Fr>> = committed.iter().map(|_| Vec::new()).collect();
-        let mut indices = Vec::with_capacity(count);
         for (index, values) in given {
             let mut tail = stream.scalars(n - usable);
             if let Some(at) = committed.iter().position(|one| one.column == index) {
@@ -577,12 +603,25 @@ impl<B: Backend> Run<'_, '_, B> {
             }
             let column = prover.backend.column(&prover.loaded, values, tail).map_err(self.failed())?;
             columns.advice[index] = Some(column);
-            indices.push(index);
         }
         stream.skip(count);
+        Ok(deltas)
+    }
+
+    /// Commits to a phase's columns; returns the commitments of those that were committed to before.
+    fn commit_phase(
+        &mut self,
+        phase: u8,
+        committed: &[Committed],
+        deltas: &[Vec<Fr>],
+        columns: &Held<B::Column>,
+    ) -> Result<Vec<G1Affine>, ProveError> {
+        let prover = self.prover;
+        let phases = prover.key.vk().cs().advice_column_phase();
+        let indices: Vec<usize> = (0..phases.len()).filter(|&at| phases[at] == phase).collect();
         let shifted: Vec<G1> = committed
             .par_iter()
-            .zip(&deltas)
+            .zip(deltas)
             .map(|(one, delta)| G1::from(one.commitment) + prover.rows.multiply(delta))
             .collect();
         let mut commitments = vec![G1Affine::default(); shifted.len()];
@@ -605,7 +644,7 @@ impl<B: Backend> Run<'_, '_, B> {
             })
             .collect();
         self.write_points(&all)?;
-        Ok((deltas, commitments))
+        Ok(commitments)
     }
 
     fn random_poly(&self, stream: &mut Stream<'_>, n: usize) -> Result<(B::Poly, G1Affine), BackendError> {

@@ -28,7 +28,7 @@ use lamina_circuits::{
 };
 use lamina_kernels_emu::Mode;
 use lamina_prover::{
-    Backend, Blinding, Committed, Cpu, Cuda, FalseClaim, Prover, ProvingKey, Silent,
+    Backend, Blinding, Committed, Cpu, Cuda, FalseClaim, ProveError, Prover, ProvingKey, Silent,
     link::Draft,
     publish::{BlindedColumns, commit_blinded},
     srs::Srs,
@@ -586,6 +586,15 @@ fn a_block_is_proved_on_the_stand_in_device() {
     };
     let proof = Envelope::decode(&envelope, key.shape()).unwrap().proof;
     assert!(stock_accepts(srs, &world.key, &[draft.instance().to_vec()], &proof));
+
+    // The device solves gates for the later columns. Those of a false witness contradict its equalities.
+    let mut wrong = world.witness(0, &trace);
+    let (lanes, score) = (wrong.layout.lanes, wrong.layout.row_of(0, Row::Score { head: 0, key: 0 }));
+    Arc::make_mut(&mut wrong.cells[C4 * lanes])[score] += 1;
+    wrong.count();
+    let instance = vec![draft.instance().to_vec()];
+    let refused = prover.prove(&wrong, &instance, &[], &mut Blinding::new(), &Silent);
+    assert!(matches!(refused, Err(ProveError::Unsatisfied)), "{refused:?}");
 }
 
 fn stock_accepts(srs: &Srs, key: &ProvingKey, instances: &[Vec<Fr>], proof: &[u8]) -> bool {

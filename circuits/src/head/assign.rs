@@ -15,10 +15,10 @@ use crate::{
     Fr,
     assign::map_rows,
     integers::column_sums,
-    logup::{self, signed, tuple},
+    logup::{self, ARITY, signed, tuple},
     rows::{Challenges, halves, pow2, power},
     tables::Table,
-    witness::{Column, Witness},
+    witness::{Column, Copies, Solve, Step, Witness},
 };
 
 /// Phase 0 of a head, and what phase 1 needs.
@@ -184,6 +184,12 @@ impl HeadWitness {
             return v;
         }
         signed(self.cells[index][at])
+    }
+
+    /// The advice index of the first column of phase 1, `a_in`.
+    fn first_late(&self) -> usize {
+        let boundaries = self.input.len() + self.output.len();
+        boundaries + self.weights.len() + self.cells.len() + self.multiplicities.len()
     }
 
     fn cell_column(&self, index: usize) -> Column {
@@ -403,10 +409,59 @@ impl Witness for HeadWitness {
         } else {
             let at = |i: usize| challenges.get(i).copied().unwrap_or(Fr::ZERO);
             let c = Challenges { alpha: at(0), gamma: at(1), eta: at(2), theta: at(3), beta: at(4) };
-            let boundaries = self.input.len() + self.output.len();
-            let first = boundaries + self.weights.len() + self.cells.len() + self.multiplicities.len();
+            let first = self.first_late();
             let columns = self.combine(&c).into_iter().enumerate();
             columns.map(|(i, column)| (first + i, Column::Field(column))).collect()
         }
+    }
+
+    /// Sums, then what products read of them, then the products' accumulator.
+    fn steps(&self, phase: u8) -> Option<Vec<Step>> {
+        // Biases that are counted otherwise than the gates say follow from no gate.
+        #[cfg(feature = "cheat")]
+        if !self.bias_counts.is_empty() {
+            return None;
+        }
+        let (layout, first) = (&self.layout, self.first_late());
+        let boundary = layout.boundary.columns;
+        let [a_in, a_out, a_x, wa, wb, acc, tokens] = std::array::from_fn(|at| first + at);
+        let a_s = tokens + boundary;
+        let helpers = (LOOKUPS * layout.lanes).div_ceil(ARITY);
+        let [mut sources, sum] = logup::steps(a_s + 1, helpers, self.multiplicities.len().div_ceil(ARITY));
+        let one = |column, gate, rotation| Solve { column, rotation, gate, polynomial: 0 };
+        // Rows of logits read a_x and a_s in a_out.
+        sources.extend([one(a_x, "stream/1", 0), one(a_s, "sum/1", 0), one(wb, "boundary/2", 0)]);
+        let of_column = |polynomial| Solve { polynomial, ..one(tokens + polynomial, "boundary/1", 0) };
+        sources.extend((0..boundary).map(of_column));
+        let mut sums = sum;
+        sums.extend([one(a_in, "in/1", 0), one(a_out, "out/1", 0)]);
+
+        let mut left = vec![];
+        let products = [(&layout.matrix, 0, 2 * layout.stride), (&layout.gain, layout.matrix.rows(), 0)];
+        for (matrix, start, inputs) in products {
+            for j in 0..matrix.features {
+                let to = start + j * matrix.blocks;
+                if layout.bias_row().is_none_or(|(row, _)| row != to) {
+                    left.push((a_in, (inputs + j) as u32, to as u32));
+                }
+            }
+        }
+        let mut right = vec![];
+        for t in 0..layout.spec.tokens {
+            let (to, (column, at)) = ((layout.pairs + t) as u32, layout.boundary.place(t));
+            left.push((a_in, (layout.select + t) as u32, to));
+            right.push((tokens + column, at as u32, to));
+        }
+        let bias = layout.bias_row().map(|_| Step::Solve(vec![one(wa, "product/3", 0)]));
+        let mut steps = vec![
+            Step::Solve(sources),
+            Step::Solve(sums),
+            Step::Copy(Copies { column: wa, cells: left }),
+            Step::Copy(Copies { column: wb, cells: right }),
+        ];
+        steps.extend(bias);
+        steps.push(Step::Solve(vec![one(wa, "product/2", 1)]));
+        steps.push(Step::Solve(vec![one(acc, "product/1", 0)]));
+        (phase == 1).then_some(steps)
     }
 }

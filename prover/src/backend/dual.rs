@@ -5,6 +5,7 @@ use lamina_circuits::{Fr, witness::Column};
 
 use super::{Backend, Columns, Combination, Setup};
 use crate::{
+    derivation::Derivation,
     error::BackendError,
     expression::{Identity, Source},
 };
@@ -82,6 +83,27 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
 
     fn poly(&self, key: &Self::Key, coefficients: Vec<Fr>) -> Result<Self::Poly, BackendError> {
         Ok((self.0.poly(&key.0, coefficients.clone())?, self.1.poly(&key.1, coefficients)?))
+    }
+
+    fn derives(&self) -> bool {
+        self.0.derives() && self.1.derives()
+    }
+
+    fn derive(
+        &self,
+        key: &Self::Key,
+        columns: &Columns<'_, Self::Column>,
+        derivation: &Derivation<'_>,
+        tails: Vec<Vec<Fr>>,
+    ) -> Result<Vec<Self::Column>, BackendError> {
+        let (l, r) = halves(columns);
+        let left = self.0.derive(&key.0, &l, derivation, tails.clone())?;
+        let right = self.1.derive(&key.1, &r, derivation, tails)?;
+        agree("derive", left.len(), right.len());
+        for (l, r) in left.iter().zip(&right) {
+            agree("derive", self.0.read_column(&key.0, l)?, self.1.read_column(&key.1, r)?);
+        }
+        Ok(left.into_iter().zip(right).collect())
     }
 
     fn read_column(&self, key: &Self::Key, column: &Self::Column) -> Result<Vec<Fr>, BackendError> {

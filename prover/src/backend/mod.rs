@@ -24,6 +24,7 @@ pub use lamina_kernels::Ceilings;
 pub use reference::{Reference, ReferenceKey};
 
 use crate::{
+    derivation::Derivation,
     error::BackendError,
     expression::{Identity, Source},
     setup::Bases,
@@ -132,6 +133,26 @@ pub trait Backend: Sync {
 
     /// Takes over a polynomial.
     fn poly(&self, key: &Self::Key, coefficients: Vec<Fr>) -> Result<Self::Poly, BackendError>;
+
+    /// Whether [`Backend::derive`] is there.
+    fn derives(&self) -> bool {
+        false
+    }
+
+    /// The columns of a later phase from those that are there, in the derivation's order; rows after the usable ones are
+    /// `tails`.
+    ///
+    /// # Panics
+    /// Unless [`Backend::derives`].
+    fn derive(
+        &self,
+        _key: &Self::Key,
+        _columns: &Columns<'_, Self::Column>,
+        _derivation: &Derivation<'_>,
+        _tails: Vec<Vec<Fr>>,
+    ) -> Result<Vec<Self::Column>, BackendError> {
+        unreachable!("asked only of backends that derive")
+    }
 
     /// The values of a column.
     fn read_column(&self, key: &Self::Key, column: &Self::Column) -> Result<Vec<Fr>, BackendError>;

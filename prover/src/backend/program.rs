@@ -73,39 +73,33 @@ struct Costs {
 
 impl Program {
     pub(crate) fn new(identity: &Identity, k: u32, cosets: usize) -> Self {
-        let reachable = reachable(identity);
-        let forms: Vec<&Linear> = reachable
-            .iter()
-            .filter_map(|&id| match &identity.nodes[id] {
-                Node::Sum { linear, .. } if !linear.terms.is_empty() => Some(linear),
-                _ => None,
-            })
-            .collect();
         let costs = Costs {
             transform: (cosets + 1) as f64 * f64::from(k) / 2.0 + cosets as f64,
             term: 0.3,
             cosets: cosets as f64,
         };
-        let alone = choose(&forms, &costs);
-        let mut compiler = Compiler {
-            alone,
-            most: (costs.transform / costs.cosets) as usize,
-            slots: Vec::new(),
-            slot_of: HashMap::new(),
-            ops: Vec::new(),
-            operands: HashMap::new(),
-            free: Vec::new(),
-            registers: 0,
-        };
-        compiler.run(identity, &reachable)
+        let mut compiler = Compiler::new(identity, &[identity.root], &costs);
+        let program = compiler.run(identity, identity.root);
+        Program { slots: compiler.slots, ..program }
+    }
+
+    /// One program for each of some nodes, whose values on the domain are wanted, over slots that all of them share.
+    pub(crate) fn on_rows(identity: &Identity, roots: &[NodeId]) -> (Vec<Slot>, Vec<Program>) {
+        // Nothing is transformed: a column of its own costs turning its cells into field elements.
+        let costs = Costs { transform: 8.0, term: 0.3, cosets: 1.0 };
+        let mut compiler = Compiler::new(identity, roots, &costs);
+        let programs = roots.iter().map(|root| compiler.run(identity, *root)).collect();
+        (compiler.slots, programs)
     }
 }
 
-fn reachable(identity: &Identity) -> Vec<NodeId> {
+/// The nodes that some need, operands before their users.
+fn reachable(identity: &Identity, roots: &[NodeId]) -> Vec<NodeId> {
     let mut seen = vec![false; identity.nodes.len()];
-    seen[identity.root] = true;
+    roots.iter().for_each(|root| seen[*root] = true);
+    let last = roots.iter().copied().max().unwrap_or(0);
     // Operands come before their users, so one pass backwards marks everything.
-    for id in (0..=identity.root).rev() {
+    for id in (0..=last).rev() {
         if seen[id] {
             match &identity.nodes[id] {
                 Node::Product(a, b) => {
@@ -116,7 +110,7 @@ fn reachable(identity: &Identity) -> Vec<NodeId> {
             }
         }
     }
-    (0..=identity.root).filter(|id| seen[*id]).collect()
+    (0..=last).filter(|id| seen[*id]).collect()
 }
 
 fn columns_of(form: &Linear) -> HashSet<Source> {
@@ -188,9 +182,35 @@ struct Compiler {
 }
 
 impl Compiler {
-    fn run(&mut self, identity: &Identity, reachable: &[NodeId]) -> Program {
+    fn new(identity: &Identity, roots: &[NodeId], costs: &Costs) -> Self {
+        let reachable = reachable(identity, roots);
+        let forms: Vec<&Linear> = reachable
+            .iter()
+            .filter_map(|&id| match &identity.nodes[id] {
+                Node::Sum { linear, .. } if !linear.terms.is_empty() => Some(linear),
+                _ => None,
+            })
+            .collect();
+        Compiler {
+            alone: choose(&forms, costs),
+            most: (costs.transform / costs.cosets) as usize,
+            slots: Vec::new(),
+            slot_of: HashMap::new(),
+            ops: Vec::new(),
+            operands: HashMap::new(),
+            free: Vec::new(),
+            registers: 0,
+        }
+    }
+
+    /// The code for one root. Slots are those of all roots so far, and stay with the compiler.
+    fn run(&mut self, identity: &Identity, root: NodeId) -> Program {
+        self.operands.clear();
+        self.free.clear();
+        self.registers = 0;
+        let reachable = reachable(identity, &[root]);
         let mut uses: HashMap<NodeId, usize> = HashMap::new();
-        for &id in reachable {
+        for &id in &reachable {
             match &identity.nodes[id] {
                 Node::Product(a, b) => {
                     *uses.entry(*a).or_default() += 1;
@@ -203,7 +223,7 @@ impl Compiler {
                 }
             }
         }
-        for &id in reachable {
+        for id in reachable {
             let operand = match &identity.nodes[id] {
                 Node::Product(a, b) => {
                     let (left, right) = (self.operands[a], self.operands[b]);
@@ -219,10 +239,10 @@ impl Compiler {
             self.operands.insert(id, operand);
         }
         Program {
-            slots: std::mem::take(&mut self.slots),
+            slots: Vec::new(),
             ops: std::mem::take(&mut self.ops),
             registers: self.registers,
-            result: self.operands[&identity.root],
+            result: self.operands[&root],
         }
     }
 

@@ -4,11 +4,16 @@ use std::collections::HashMap;
 
 use ff::{Field, PrimeField};
 use group::{Curve, Group};
-use halo2_proofs::halo2curves::bn256::{G1, G1Affine};
+use halo2_proofs::{
+    halo2curves::bn256::{G1, G1Affine},
+    plonk::Expression,
+    poly::Rotation,
+};
 use lamina_circuits::{Fr, witness::Column};
 
 use super::{Backend, Columns, Combination, HostColumn, Setup};
 use crate::{
+    derivation::{Derivation, Derived, Relation},
     error::BackendError,
     expression::{Atom, Identity, Node, Source},
     setup::Bases,
@@ -101,6 +106,61 @@ fn multiply(left: &[Fr], right: &[Fr]) -> Vec<Fr> {
     product
 }
 
+/// All columns of a proof, by row.
+struct Cells<'a> {
+    fixed: &'a [Vec<Fr>],
+    instance: Vec<Vec<Fr>>,
+    advice: Vec<Option<Vec<Fr>>>,
+    challenges: &'a [Fr],
+}
+
+impl Cells<'_> {
+    /// The value of a gate's polynomial on a row.
+    fn evaluate(&self, polynomial: &Expression<Fr>, row: usize) -> Fr {
+        let at = |values: &Vec<Fr>, rotation: Rotation| {
+            values[(row as i64 + i64::from(rotation.0)).rem_euclid(values.len() as i64) as usize]
+        };
+        polynomial.evaluate(
+            &|constant| constant,
+            &|_| Fr::ZERO,
+            &|query| at(&self.fixed[query.column_index()], query.rotation()),
+            &|query| {
+                let values = self.advice[query.column_index()].as_ref();
+                values.map_or(Fr::ZERO, |values| at(values, query.rotation()))
+            },
+            &|query| at(&self.instance[query.column_index()], query.rotation()),
+            &|challenge| self.challenges[challenge.index()],
+            &|value| -value,
+            &|left, right| left + right,
+            &|left, right| left * right,
+            &|value, by| value * by,
+        )
+    }
+
+    /// Row by row, the cells that others need first.
+    ///
+    /// # Panics
+    /// Where some cells need earlier and others later ones.
+    fn solve(&mut self, relation: &Relation<'_>, n: usize) {
+        let others = || relation.affine.factors.keys().map(|other| other - relation.rotation);
+        assert!(others().all(|other| other >= 0) || others().all(|other| other <= 0), "cells in no order");
+        let downwards = others().any(|other| other < 0);
+        for row in 0..n {
+            let row = if downwards { row } else { n - 1 - row };
+            let cell = (row as i64 + i64::from(relation.rotation)).rem_euclid(n as i64) as usize;
+            let mut with = |value: Fr| {
+                let before =
+                    self.advice[relation.column].as_mut().map(|x| std::mem::replace(&mut x[cell], value));
+                (before, self.evaluate(relation.polynomial, row))
+            };
+            let (before, zero) = with(Fr::ZERO);
+            let (_, one) = with(Fr::ONE);
+            let value = Option::<Fr>::from((one - zero).invert()).map(|inverse| -zero * inverse);
+            with(value.or(before).unwrap_or(Fr::ZERO));
+        }
+    }
+}
+
 impl Backend for Reference {
     type Key = ReferenceKey;
     type Column = HostColumn;
@@ -132,6 +192,49 @@ impl Backend for Reference {
 
     fn poly(&self, _key: &ReferenceKey, coefficients: Vec<Fr>) -> Result<Vec<Fr>, BackendError> {
         Ok(coefficients)
+    }
+
+    fn derives(&self) -> bool {
+        true
+    }
+
+    fn derive(
+        &self,
+        key: &ReferenceKey,
+        columns: &Columns<'_, HostColumn>,
+        derivation: &Derivation<'_>,
+        tails: Vec<Vec<Fr>>,
+    ) -> Result<Vec<HostColumn>, BackendError> {
+        let mut cells = Cells {
+            fixed: &key.fixed,
+            instance: columns.instance.iter().map(|column| column.to_field()).collect(),
+            advice: columns.advice.iter().map(|column| column.map(HostColumn::to_field)).collect(),
+            challenges: derivation.challenges,
+        };
+        for &column in &derivation.columns {
+            cells.advice[column] = Some(vec![Fr::ZERO; key.n]);
+        }
+        for step in &derivation.steps {
+            match step {
+                Derived::Solve(relations) => {
+                    relations.iter().for_each(|relation| cells.solve(relation, key.n))
+                }
+                Derived::Copy(copies) => {
+                    for &(source, from, to) in &copies.cells {
+                        let value = cells.advice[source].as_ref().map(|values| values[from as usize]);
+                        if let (Some(values), Some(value)) = (&mut cells.advice[copies.column], value) {
+                            values[to as usize] = value;
+                        }
+                    }
+                }
+            }
+        }
+        let derived = derivation.columns.iter().zip(tails).map(|(&column, tail)| {
+            let mut values = cells.advice[column].take().unwrap_or_default();
+            values.truncate(key.usable);
+            HostColumn::new(key.n, Column::Field(values), tail)
+        });
+        Ok(derived.collect())
     }
 
     fn read_column(&self, _key: &ReferenceKey, column: &HostColumn) -> Result<Vec<Fr>, BackendError> {

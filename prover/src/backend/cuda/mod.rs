@@ -1,5 +1,6 @@
 //! The backend for GPUs: every column stays on the device from the witness to the opening.
 
+mod derive;
 mod measure;
 mod plan;
 
@@ -32,6 +33,7 @@ use super::{
 };
 use crate::{
     blinding::wipe,
+    derivation::Derivation,
     error::BackendError,
     expression::{Identity, Source},
 };
@@ -425,6 +427,22 @@ impl Backend for Cuda {
         let poly = Matrix::from_columns(&self.device, &[&coefficients]);
         wipe(&mut coefficients);
         Ok(poly?)
+    }
+
+    fn derives(&self) -> bool {
+        true
+    }
+
+    fn derive(
+        &self,
+        key: &CudaKey,
+        columns: &Columns<'_, CudaColumn>,
+        derivation: &Derivation<'_>,
+        mut tails: Vec<Vec<Fr>>,
+    ) -> Result<Vec<CudaColumn>, BackendError> {
+        let derived = self.derive_columns(key, columns, derivation, &tails);
+        tails.iter_mut().for_each(|tail| wipe(tail));
+        derived
     }
 
     fn read_column(&self, key: &CudaKey, column: &CudaColumn) -> Result<Vec<Fr>, BackendError> {
