@@ -9,6 +9,7 @@ use lamina_circuits::{
     Fr,
     witness::{Copies, Solve, Step},
 };
+use rayon::prelude::*;
 
 use crate::{
     error::ProveError,
@@ -22,8 +23,6 @@ pub struct Derivation<'a> {
     pub columns: Vec<usize>,
     /// What to do, in order, with columns of zeros.
     pub steps: Vec<Derived<'a>>,
-    /// The nodes that [`Relation::affine`] names.
-    pub identity: Identity,
     /// All challenges so far, by index.
     pub challenges: &'a [Fr],
 }
@@ -48,6 +47,8 @@ pub struct Relation<'a> {
     pub polynomial: &'a Expression<Fr>,
     /// The same, by its dependence on the column.
     pub affine: Affine,
+    /// The nodes that `affine` names.
+    pub identity: Identity,
 }
 
 impl<'a> Derivation<'a> {
@@ -71,50 +72,45 @@ impl<'a> Derivation<'a> {
         if written != columns {
             return Err(ProveError::AdviceColumns { phase, expected: columns, actual: written });
         }
-        let mut identity = Identity::default();
-        let mut derived = Vec::with_capacity(steps.len());
-        for step in steps {
-            derived.push(match step {
-                Step::Solve(list) => {
-                    let relations = list.iter().map(|one| relation(cs, &mut identity, one, challenges));
-                    Derived::Solve(relations.collect::<Result<_, _>>()?)
+        let derived = steps.par_iter().map(|step| match step {
+            Step::Solve(list) => {
+                let relations = list.par_iter().map(|one| Relation::new(cs, one, challenges));
+                Ok(Derived::Solve(relations.collect::<Result<_, _>>()?))
+            }
+            Step::Copy(copies) => {
+                let outside = copies.cells.iter().any(|&(source, from, to)| {
+                    from.max(to) as usize >= usable || phases.get(source).is_none_or(|of| *of > phase)
+                });
+                let (column, problem) = (copies.column, "it copies what is not there");
+                if outside {
+                    Err(ProveError::Derivation { column, problem })
+                } else {
+                    Ok(Derived::Copy(copies))
                 }
-                Step::Copy(copies) => {
-                    let outside = copies.cells.iter().any(|&(source, from, to)| {
-                        from.max(to) as usize >= usable || phases.get(source).is_none_or(|of| *of > phase)
-                    });
-                    if outside {
-                        let problem = "it copies what is not there";
-                        return Err(ProveError::Derivation { column: copies.column, problem });
-                    }
-                    Derived::Copy(copies)
-                }
-            });
-        }
-        Ok(Derivation { columns, steps: derived, identity, challenges })
+            }
+        });
+        Ok(Derivation { columns, steps: derived.collect::<Result<_, _>>()?, challenges })
     }
 }
 
-fn relation<'a>(
-    cs: &'a ConstraintSystem<Fr>,
-    identity: &mut Identity,
-    solve: &Solve,
-    challenges: &[Fr],
-) -> Result<Relation<'a>, ProveError> {
-    let &Solve { column, rotation, gate, polynomial } = solve;
-    let refused = |problem| ProveError::Derivation { column, problem };
-    let polynomial = cs
-        .gates()
-        .iter()
-        .filter(|other| other.name() == gate)
-        .flat_map(|gate| gate.polynomials())
-        .nth(polynomial)
-        .ok_or(refused("its gate is not there"))?;
-    let affine = identity
-        .affine(polynomial, column, challenges)
-        .filter(|affine| affine.factors.contains_key(&rotation))
-        .ok_or(refused("its gate is not affine in the cell"))?;
-    Ok(Relation { column, rotation, polynomial, affine })
+impl<'a> Relation<'a> {
+    fn new(cs: &'a ConstraintSystem<Fr>, solve: &Solve, challenges: &[Fr]) -> Result<Self, ProveError> {
+        let &Solve { column, rotation, gate, polynomial } = solve;
+        let refused = |problem| ProveError::Derivation { column, problem };
+        let polynomial = cs
+            .gates()
+            .iter()
+            .filter(|other| other.name() == gate)
+            .flat_map(|gate| gate.polynomials())
+            .nth(polynomial)
+            .ok_or(refused("its gate is not there"))?;
+        let mut identity = Identity::default();
+        let affine = identity
+            .affine(polynomial, column, challenges)
+            .filter(|affine| affine.factors.contains_key(&rotation))
+            .ok_or(refused("its gate is not affine in the cell"))?;
+        Ok(Relation { column, rotation, polynomial, affine, identity })
+    }
 }
 
 #[cfg(test)]

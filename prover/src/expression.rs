@@ -83,6 +83,20 @@ impl Linear {
     }
 
     fn add(&mut self, other: &Linear, by: Fr) {
+        self.constant += other.constant * by;
+        if by == Fr::ZERO {
+            return;
+        }
+        // Long sums are mostly of ever later columns.
+        if let (Some((first, _)), last) = (other.terms.first(), self.terms.last())
+            && last.is_none_or(|(last, _)| last < first)
+        {
+            self.terms.extend(other.terms.iter().map(|(atom, c)| (*atom, *c * by)));
+            return;
+        }
+        if other.terms.is_empty() {
+            return;
+        }
         let mut terms = Vec::with_capacity(self.terms.len() + other.terms.len());
         let (mut left, mut right) =
             (self.terms.iter().copied().peekable(), other.terms.iter().copied().peekable());
@@ -103,7 +117,6 @@ impl Linear {
             terms.extend(next.filter(|(_, c)| *c != Fr::ZERO));
         }
         self.terms = terms;
-        self.constant += other.constant * by;
     }
 }
 
@@ -133,6 +146,9 @@ struct Sum {
 
 impl Sum {
     fn scale(mut self, by: Fr) -> Self {
+        if by == Fr::ONE {
+            return self;
+        }
         self.linear.scale(by);
         if by == Fr::ZERO {
             self.terms.clear();
@@ -298,7 +314,9 @@ impl Identity {
             .map(|term| term.0)
             .or(sum.linear.terms.first().map(|term| term.1))
             .unwrap_or(Fr::ONE);
-        let inverse = leading.invert().unwrap_or(Fr::ONE);
+        // Most are one of these, and inverting anything else costs hundreds of products.
+        let unit = leading == Fr::ONE || leading == -Fr::ONE;
+        let inverse = if unit { leading } else { leading.invert().unwrap_or(Fr::ONE) };
         let sum = sum.scale(inverse);
         let id = self.node(Node::Sum { linear: sum.linear, terms: sum.terms });
         (leading, id)

@@ -78,28 +78,27 @@ impl Program {
             term: 0.3,
             cosets: cosets as f64,
         };
-        let mut compiler = Compiler::new(identity, &[identity.root], &costs);
+        let mut compiler = Compiler::new(&[(identity, identity.root)], &costs);
         let program = compiler.run(identity, identity.root);
         Program { slots: compiler.slots, ..program }
     }
 
     /// One program for each of some nodes, whose values on the domain are wanted, over slots that all of them share.
-    pub(crate) fn on_rows(identity: &Identity, roots: &[NodeId]) -> (Vec<Slot>, Vec<Program>) {
+    pub(crate) fn on_rows(roots: &[(&Identity, NodeId)]) -> (Vec<Slot>, Vec<Program>) {
         // Nothing is transformed: a column of its own costs turning its cells into field elements.
         let costs = Costs { transform: 8.0, term: 0.3, cosets: 1.0 };
-        let mut compiler = Compiler::new(identity, roots, &costs);
-        let programs = roots.iter().map(|root| compiler.run(identity, *root)).collect();
+        let mut compiler = Compiler::new(roots, &costs);
+        let programs = roots.iter().map(|(identity, root)| compiler.run(identity, *root)).collect();
         (compiler.slots, programs)
     }
 }
 
-/// The nodes that some need, operands before their users.
-fn reachable(identity: &Identity, roots: &[NodeId]) -> Vec<NodeId> {
+/// The nodes that one needs, operands before their users.
+fn reachable(identity: &Identity, root: NodeId) -> Vec<NodeId> {
     let mut seen = vec![false; identity.nodes.len()];
-    roots.iter().for_each(|root| seen[*root] = true);
-    let last = roots.iter().copied().max().unwrap_or(0);
+    seen[root] = true;
     // Operands come before their users, so one pass backwards marks everything.
-    for id in (0..=last).rev() {
+    for id in (0..=root).rev() {
         if seen[id] {
             match &identity.nodes[id] {
                 Node::Product(a, b) => {
@@ -110,7 +109,7 @@ fn reachable(identity: &Identity, roots: &[NodeId]) -> Vec<NodeId> {
             }
         }
     }
-    (0..=last).filter(|id| seen[*id]).collect()
+    (0..=root).filter(|id| seen[*id]).collect()
 }
 
 fn columns_of(form: &Linear) -> HashSet<Source> {
@@ -182,11 +181,12 @@ struct Compiler {
 }
 
 impl Compiler {
-    fn new(identity: &Identity, roots: &[NodeId], costs: &Costs) -> Self {
-        let reachable = reachable(identity, roots);
-        let forms: Vec<&Linear> = reachable
-            .iter()
-            .filter_map(|&id| match &identity.nodes[id] {
+    fn new(roots: &[(&Identity, NodeId)], costs: &Costs) -> Self {
+        let nodes = roots.iter().flat_map(|(identity, root)| {
+            reachable(identity, *root).into_iter().map(|id| &identity.nodes[id])
+        });
+        let forms: Vec<&Linear> = nodes
+            .filter_map(|node| match node {
                 Node::Sum { linear, .. } if !linear.terms.is_empty() => Some(linear),
                 _ => None,
             })
@@ -208,7 +208,7 @@ impl Compiler {
         self.operands.clear();
         self.free.clear();
         self.registers = 0;
-        let reachable = reachable(identity, &[root]);
+        let reachable = reachable(identity, root);
         let mut uses: HashMap<NodeId, usize> = HashMap::new();
         for &id in &reachable {
             match &identity.nodes[id] {

@@ -13,7 +13,7 @@ use crate::{
     backend::{Columns, program::Program},
     derivation::{Derivation, Derived, Relation},
     error::BackendError,
-    expression::{NodeId, Source},
+    expression::{Identity, NodeId, Source},
 };
 
 /// Columns of field elements that a relation takes while it is solved, beside those that it reads: factors, their inverses,
@@ -62,7 +62,7 @@ impl Cuda {
             match step {
                 Derived::Solve(relations) => {
                     for relations in relations.chunks(at_once) {
-                        let solved = self.solve(key, &with(columns, &late), derivation, relations)?;
+                        let solved = self.solve(key, &with(columns, &late), relations)?;
                         for (at, relation) in relations.iter().enumerate() {
                             late.insert(relation.column, Late::new(&solved, at)?);
                         }
@@ -89,23 +89,23 @@ impl Cuda {
         &self,
         key: &CudaKey,
         columns: &Columns<'_, CudaColumn>,
-        derivation: &Derivation<'_>,
         relations: &[Relation<'_>],
     ) -> Result<Arc<Matrix<Fr>>, BackendError> {
         let device = &self.device;
         // What multiplies the cells, what is left without them, then the links of all relations.
-        let mut roots: Vec<NodeId> = relations.iter().map(|one| one.affine.factors[&one.rotation]).collect();
-        roots.extend(relations.iter().map(|one| one.affine.rest));
+        let mut roots: Vec<(&Identity, NodeId)> =
+            relations.iter().map(|one| (&one.identity, one.affine.factors[&one.rotation])).collect();
+        roots.extend(relations.iter().map(|one| (&one.identity, one.affine.rest)));
         let mut linked = Vec::with_capacity(relations.len());
-        for Relation { rotation, affine, .. } in relations {
+        for Relation { rotation, affine, identity, .. } in relations {
             let mut links = Vec::new();
             for (other, factor) in affine.factors.iter().filter(|(other, _)| *other != rotation) {
                 links.push((*other, roots.len() - 2 * relations.len()));
-                roots.push(*factor);
+                roots.push((identity, *factor));
             }
             linked.push(Linked { at: *rotation, links });
         }
-        let (slots, programs) = Program::on_rows(&derivation.identity, &roots);
+        let (slots, programs) = Program::on_rows(&roots);
         let values = self.slot_values(key, columns, &slots)?;
         let evaluated = |programs: &[Program]| -> Result<Matrix<Fr>, BackendError> {
             let mut all = Matrix::zeros(device, programs.len(), key.n)?;

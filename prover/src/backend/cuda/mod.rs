@@ -181,13 +181,16 @@ impl CudaKey {
 }
 
 /// Values as integers of so few bits, overwritten when they are dropped.
-fn narrowed<W: Copy, T: TryFrom<W> + Zeroize>(values: &[W]) -> Option<Zeroizing<Vec<T>>> {
-    if !values.iter().all(|value| T::try_from(*value).is_ok()) {
+fn narrowed<W: Copy + Ord, T: TryFrom<W> + Zeroize + Default>(values: &[W]) -> Option<Zeroizing<Vec<T>>> {
+    // Ends of the range instead of a test of each value: several values an instruction.
+    let first = *values.first()?;
+    let ends = values.iter().fold((first, first), |(least, most), v| (least.min(*v), most.max(*v)));
+    if T::try_from(ends.0).is_err() || T::try_from(ends.1).is_err() {
         return None;
     }
     // All of its memory at once: what grows leaves copies behind.
     let mut narrow = Zeroizing::new(Vec::with_capacity(values.len()));
-    narrow.extend(values.iter().filter_map(|value| T::try_from(*value).ok()));
+    narrow.extend(values.iter().map(|value| T::try_from(*value).unwrap_or_default()));
     Some(narrow)
 }
 
