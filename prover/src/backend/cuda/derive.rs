@@ -61,7 +61,10 @@ impl Cuda {
         for step in &derivation.steps {
             match step {
                 Derived::Solve(relations) => {
-                    for relations in relations.chunks(at_once) {
+                    // Rounds over the rows are for relations that link some.
+                    let (alone, linked): (Vec<_>, Vec<_>) =
+                        relations.iter().partition(|one| one.affine.factors.len() == 1);
+                    for relations in alone.chunks(at_once).chain(linked.chunks(at_once)) {
                         let solved = self.solve(key, &with(columns, &late), relations)?;
                         for (at, relation) in relations.iter().enumerate() {
                             late.insert(relation.column, Late::new(&solved, at)?);
@@ -89,7 +92,7 @@ impl Cuda {
         &self,
         key: &CudaKey,
         columns: &Columns<'_, CudaColumn>,
-        relations: &[Relation<'_>],
+        relations: &[&Relation<'_>],
     ) -> Result<Arc<Matrix<Fr>>, BackendError> {
         let device = &self.device;
         // What multiplies the cells, what is left without them, then the links of all relations.
