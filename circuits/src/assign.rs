@@ -1,6 +1,6 @@
 //! The witness of a block, column by column, from a trace of the reference executor.
 
-use std::sync::Arc;
+use std::{array, ops::Range, sync::Arc};
 
 use ff::Field;
 
@@ -9,13 +9,13 @@ use crate::{
     block::{Links, boundary_weights, table_entries},
     executor::Trace,
     integers::column_sums,
-    layout::{ChainRow, Layout, Link, Norm, Port, PortCell, Row},
+    layout::{ChainRow, Layout, Link, Norm, Port, PortCell, Row, Span},
     logup::{self, ARITY, signed, tuple},
     rows::{
         A, B, C2, C3, C4, C5, C6, Challenges, F, Kind, LIMBS, LOOKUPS, Programs, RowView, SLOTS, VALUES,
         combination, geometric, halves, int, pow2, power,
     },
-    spec::FeedForward,
+    spec::{BlockSpec, FeedForward},
     tables::{self, Table},
     witness::{Column, Copies, Solve, Step, Witness},
 };
@@ -65,30 +65,109 @@ pub(crate) fn map_blocks<T: Send>(values: &mut [T], size: usize, f: impl Fn(usiz
     values.chunks_mut(size).enumerate().for_each(|(i, chunk)| f(i, chunk));
 }
 
+/// As [`map_rows`], for few items of much work.
+fn map_items<T: Send>(n: usize, f: impl Fn(usize) -> T + Sync + Send) -> Vec<T> {
+    #[cfg(feature = "parallel")]
+    {
+        use rayon::prelude::*;
+        (0..n).into_par_iter().map(f).collect()
+    }
+    #[cfg(not(feature = "parallel"))]
+    (0..n).map(f).collect()
+}
+
+/// Calls `f` on ranges that make up `0..n`, in parallel, one to a thread, when built with `parallel`.
+fn map_ranges<T: Send>(n: usize, f: impl Fn(Range<usize>) -> T + Sync + Send) -> Vec<T> {
+    #[cfg(feature = "parallel")]
+    let threads = rayon::current_num_threads();
+    #[cfg(not(feature = "parallel"))]
+    let threads = 1;
+    let size = n.div_ceil(threads).max(1);
+    map_items(n.div_ceil(size), |i| f(i * size..n.min((i + 1) * size)))
+}
+
 /// The eight cells of one lane.
 type Lane = [i32; SLOTS];
+
+/// Rows of the cell region that are laid out at once, in all columns.
+const LAID_OUT_ROWS: usize = 512;
+
+/// How the cells of one lane of a row are looked up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Looked {
+    /// As the row's kind says.
+    Plain(Kind),
+    /// Scores of a key that the lane's token attends to.
+    Attended,
+    /// On a row without a program.
+    Idle,
+}
+
+impl Looked {
+    /// All of them, by [`Looked::index`].
+    pub(crate) fn all() -> impl Iterator<Item = Looked> {
+        Kind::ALL.into_iter().map(Looked::Plain).chain([Looked::Attended, Looked::Idle])
+    }
+
+    fn index(self) -> usize {
+        match self {
+            Looked::Plain(kind) => kind.index(),
+            Looked::Attended => Kind::ALL.len(),
+            Looked::Idle => Kind::ALL.len() + 1,
+        }
+    }
+
+    fn of(layout: &Layout, row: Option<(Option<usize>, Row)>, lane: usize) -> Looked {
+        match row {
+            Some((Some(group), Row::Score { key, .. })) if key <= group * layout.lanes + lane => {
+                Looked::Attended
+            }
+            Some((_, row)) => Looked::Plain(row.kind()),
+            None => Looked::Idle,
+        }
+    }
+
+    /// The tables of the pair and of `c2..c6`.
+    pub(crate) fn tables(self, spec: &BlockSpec) -> [Table; LOOKUPS] {
+        match self {
+            Looked::Plain(kind) => kind.tables(spec),
+            Looked::Attended => {
+                let mut tables = Kind::Score.tables(spec);
+                tables[0] = Table::Exp;
+                tables
+            }
+            Looked::Idle => [Table::Signed(spec.scales.act_bits); LOOKUPS],
+        }
+    }
+}
+
+/// The slot of lookup `i`; the pair's second cell is [`B`].
+fn looked_up(i: usize) -> usize {
+    if i == 0 { A } else { C2 + i - 1 }
+}
+
+/// The entry of a cell, or of a pair, in the table at `span`.
+///
+/// Function tables are checked on their output too; ranges have output 0.
+fn entry_of((start, first, size): Span, a: i32, b: Option<i32>, outputs: &[i32]) -> Option<usize> {
+    let offset = i64::from(a) - i64::from(first);
+    if !(0..size as i64).contains(&offset) {
+        return None;
+    }
+    let entry = start + offset as usize;
+    b.is_none_or(|b| outputs[entry] == b).then_some(entry)
+}
 
 impl BlockWitness {
     /// Lays out `trace` of a block with the weight columns of [`Layout::weight_columns`].
     pub fn new(layout: &Arc<Layout>, weights: Arc<Vec<Arc<Vec<i16>>>>, trace: &Trace) -> BlockWitness {
-        let rows: Vec<_> = layout.rows().collect();
-        let lanes = layout.lanes;
-        let filled: Vec<Vec<Lane>> =
-            map_rows(rows.len(), |at| (0..lanes).map(|l| lane_cells(layout, trace, rows[at], l)).collect());
-        let cells = map_rows(SLOTS * lanes, |i| {
-            let mut column = vec![0i32; layout.active];
-            for (value, row) in column.iter_mut().zip(&filled) {
-                *value = row[i % lanes][i / lanes];
-            }
-            Arc::new(column)
-        });
         let boundary = |x: &[i32]| layout.boundary.of(x).into_iter().map(Arc::new).collect();
         let mut witness = BlockWitness {
             layout: layout.clone(),
             boundary_in: boundary(&trace.x),
             boundary_out: boundary(&trace.output.q),
             weights,
-            cells,
+            cells: cell_columns(layout, trace).into_iter().map(Arc::new).collect(),
             multiplicities: vec![],
             #[cfg(feature = "cheat")]
             overrides: std::collections::BTreeMap::new(),
@@ -102,22 +181,47 @@ impl BlockWitness {
     /// Recomputes the multiplicities from the cells; entries outside their tables are not counted.
     pub fn count(&mut self) {
         let layout = &self.layout;
-        let mut counts = vec![0i32; layout.table_columns() * layout.active];
-        let kinds = self.kinds();
-        for (at, &kind) in kinds.iter().enumerate() {
+        let outputs = layout.table_outputs();
+        let parts = map_ranges(layout.active, |rows| {
+            let mut counts = vec![0i32; layout.table_columns() * layout.active];
+            let kinds: Vec<_> = rows.clone().map(|at| layout.row_at(at)).collect();
             for lane in 0..layout.lanes {
-                for entry in self.entries(at, kind, lane).into_iter().flatten() {
-                    counts[entry] += 1;
+                let looked: Vec<_> = kinds.iter().map(|&row| Looked::of(layout, row, lane)).collect();
+                let pairs = &self.cells[B * layout.lanes + lane];
+                for i in 0..LOOKUPS {
+                    let column = &self.cells[looked_up(i) * layout.lanes + lane];
+                    let mut at = rows.start;
+                    // Many rows on end stand in the same table.
+                    for run in looked.chunk_by(|a, b| a == b) {
+                        let span = layout.lookup_spans[run[0].index()][i];
+                        for at in at..at + run.len() {
+                            let pair = (i == 0).then(|| pairs[at]);
+                            if let Some(entry) = entry_of(span, column[at], pair, outputs)
+                                && !self.replaced(at, lane, i)
+                            {
+                                counts[entry] += 1;
+                            }
+                        }
+                        at += run.len();
+                    }
                 }
             }
-        }
-        self.multiplicities = counts.chunks(layout.active).map(|c| Arc::new(c.to_vec())).collect();
+            counts
+        });
+        self.multiplicities = map_items(layout.table_columns(), |column| {
+            let mut sum = vec![0i32; layout.active];
+            for part in &parts {
+                for (count, more) in sum.iter_mut().zip(&part[column * layout.active..]) {
+                    *count += more;
+                }
+            }
+            Arc::new(sum)
+        });
     }
 
     fn kinds(&self) -> Vec<Option<(Kind, Option<usize>, Row)>> {
-        let mut kinds: Vec<_> = self.layout.rows().map(|(g, r)| Some((r.kind(), g, r))).collect();
-        kinds.resize(self.layout.active, None);
-        kinds
+        let kinds = (0..self.layout.active).map(|at| self.layout.row_at(at));
+        kinds.map(|row| row.map(|(group, row)| (row.kind(), group, row))).collect()
     }
 
     fn cell(&self, at: usize, slot: usize, lane: usize) -> i32 {
@@ -154,19 +258,9 @@ impl BlockWitness {
         Column::I32(self.cells[index].clone())
     }
 
-    /// The tables of a row's lookups.
-    fn row_tables(&self, row: Option<(Kind, Option<usize>, Row)>, lane: usize) -> [Table; LOOKUPS] {
-        let layout = &self.layout;
-        let Some((kind, group, row)) = row else {
-            return [Table::Signed(layout.spec.scales.act_bits); LOOKUPS];
-        };
-        let mut tables = kind.tables(&layout.spec);
-        if let (Row::Score { key, .. }, Some(group)) = (row, group)
-            && key <= group * layout.lanes + lane
-        {
-            tables[0] = Table::Exp;
-        }
-        tables
+    /// Whether a cheating prover replaced a cell of lookup `i`.
+    fn replaced(&self, at: usize, lane: usize, i: usize) -> bool {
+        self.overridden(at, looked_up(i), lane) || (i == 0 && self.overridden(at, B, lane))
     }
 
     /// Table entry of each lookup of a lane, `None` where the cell is in no entry.
@@ -176,24 +270,14 @@ impl BlockWitness {
         row: Option<(Kind, Option<usize>, Row)>,
         lane: usize,
     ) -> [Option<usize>; LOOKUPS] {
-        let set = &self.layout.tables;
-        let tables = self.row_tables(row, lane);
-        let scales = &self.layout.spec.scales;
-        let mut entries = [None; LOOKUPS];
-        for (i, (&table, entry)) in tables.iter().zip(&mut entries).enumerate() {
-            let (start, first, size) = set.spans[set.index(table)];
-            let value = self.cell(at, if i == 0 { A } else { C2 + i - 1 }, lane);
-            let offset = i64::from(value) - i64::from(first);
-            let inside = (0..size as i64).contains(&offset);
-            // Function tables are checked on their output too; ranges have output 0.
-            let output = if i == 0 { self.cell(at, B, lane) } else { 0 };
-            let slot = if i == 0 { A } else { C2 + i - 1 };
-            let replaced = self.overridden(at, slot, lane) || (i == 0 && self.overridden(at, B, lane));
-            if inside && !replaced && (i > 0 || table.output(scales, value) == output) {
-                *entry = Some(start + offset as usize);
-            }
-        }
-        entries
+        let layout = &*self.layout;
+        let looked = Looked::of(layout, row.map(|(_, group, row)| (group, row)), lane);
+        let spans = &layout.lookup_spans[looked.index()];
+        array::from_fn(|i| {
+            let pair = (i == 0).then(|| self.cell(at, B, lane));
+            entry_of(spans[i], self.cell(at, looked_up(i), lane), pair, layout.table_outputs())
+                .filter(|_| !self.replaced(at, lane, i))
+        })
     }
 
     /// The tuple of a lookup as a field element, for cells outside their tables.
@@ -205,7 +289,8 @@ impl BlockWitness {
         i: usize,
         theta: Fr,
     ) -> Fr {
-        let table = self.row_tables(row, lane)[i];
+        let looked = Looked::of(&self.layout, row.map(|(_, group, row)| (group, row)), lane);
+        let table = looked.tables(&self.layout.spec)[i];
         let tag = Fr::from(self.layout.tables.index(table) as u64 + 1);
         if i == 0 {
             let (a, b) = (self.value(at, A, lane), self.value(at, B, lane));
@@ -561,9 +646,40 @@ fn chain_levels(layout: &Layout) -> Vec<Vec<&ChainRow>> {
     levels
 }
 
-/// Splits a non-negative integer into `n` limbs of `bits` bits.
-fn limbs(v: u128, bits: u32, n: usize) -> Vec<i32> {
-    (0..n).map(|i| ((v >> (bits * i as u32)) & ((1 << bits) - 1)) as i32).collect()
+/// The cell columns of a trace.
+fn cell_columns(layout: &Layout, trace: &Trace) -> Vec<Vec<i32>> {
+    let lanes = layout.lanes;
+    let mut cells = map_items(SLOTS * lanes, |_| vec![0i32; layout.active]);
+    // Some rows of every column: written lane by lane, so that the trace is read and the columns are written in order.
+    let mut blocks: Vec<Vec<&mut [i32]>> = vec![];
+    blocks.resize_with(layout.rows().len().div_ceil(LAID_OUT_ROWS), Vec::new);
+    for column in &mut cells {
+        for (block, part) in blocks.iter_mut().zip(column.chunks_mut(LAID_OUT_ROWS)) {
+            block.push(part);
+        }
+    }
+    map_blocks(&mut blocks, 1, |i, block| {
+        let rows = i * LAID_OUT_ROWS..(i + 1) * LAID_OUT_ROWS;
+        let rows: Vec<_> = rows.filter_map(|at| layout.row_at(at)).collect();
+        let mut filled: Vec<Lane> = vec![];
+        for columns in block {
+            for lane in 0..lanes {
+                filled.clear();
+                filled.extend(rows.iter().map(|&row| lane_cells(layout, trace, row, lane)));
+                for slot in 0..SLOTS {
+                    for (cell, row) in columns[slot * lanes + lane].iter_mut().zip(&filled) {
+                        *cell = row[slot];
+                    }
+                }
+            }
+        }
+    });
+    cells
+}
+
+/// Splits a non-negative integer into limbs of `bits` bits.
+fn limbs<const N: usize>(v: u128, bits: u32) -> [i32; N] {
+    array::from_fn(|i| ((v >> (bits * i as u32)) & ((1 << bits) - 1)) as i32)
 }
 
 /// The cells of lane `l` on a row.
@@ -599,14 +715,14 @@ fn lane_cells(layout: &Layout, trace: &Trace, (group, row): (Option<usize>, Row)
             let one = 1u128 << (2 * s.rsqrt_bits);
             match row {
                 Row::Root(_) => {
-                    let v = limbs(v, s.limb_bits, 4);
-                    let r = limbs(root, s.limb_bits, 2);
+                    let v: [_; 4] = limbs(v, s.limb_bits);
+                    let r: [_; 2] = limbs(root, s.limb_bits);
                     cells = [r[0], 0, v[0], v[1], v[2], v[3], r[1], norm.s[t]];
                 }
                 Row::Remainder(_, above) => {
                     let value =
                         if above { (root + 1) * (root + 1) * v - one - 1 } else { one - root * root * v };
-                    for (slot, limb) in LIMBS.into_iter().zip(limbs(value, s.limb_bits, 6)) {
+                    for (slot, limb) in LIMBS.into_iter().zip(limbs::<6>(value, s.limb_bits)) {
                         cells[slot] = limb;
                     }
                 }
@@ -636,9 +752,9 @@ fn lane_cells(layout: &Layout, trace: &Trace, (group, row): (Option<usize>, Row)
             cells[A] = a.distance[i];
             cells[B] = a.exp[i];
             cells[C2] = a.score_r[i];
-            let row = &a.distance[i - key..=i - key + t];
-            let attained = row.iter().position(|&d| d == 0);
-            cells[C3] = i32::from(attained == Some(key));
+            // The first of the keys that the token attends to where the maximum is attained.
+            let attained = key <= t && a.distance[i] == 0 && !a.distance[i - key..i].contains(&0);
+            cells[C3] = i32::from(attained);
             cells[C5] = a.prob.q[i];
             (cells[C4], cells[C6]) = two(a.prob.r[i], s.prob_shift);
             cells[F] = a.recip[head * tokens + t];
@@ -647,14 +763,14 @@ fn lane_cells(layout: &Layout, trace: &Trace, (group, row): (Option<usize>, Row)
             let a = &trace.attention;
             let i = head * tokens + t;
             let rem = (1i64 << s.recip_bits) - i64::from(a.recip[i]) * a.sum[i];
-            let low = limbs(rem as u128, s.limb_bits, 2);
-            let rest = limbs((a.sum[i] - 1 - rem) as u128, s.limb_bits, 2);
+            let low: [_; 2] = limbs(rem as u128, s.limb_bits);
+            let rest: [_; 2] = limbs((a.sum[i] - 1 - rem) as u128, s.limb_bits);
             cells = [0, 0, low[0], low[1], rest[0], rest[1], 0, a.recip[i]];
         }
         Row::Max(head) => {
             let a = &trace.attention;
             let i = head * tokens + t;
-            let r = limbs(a.recip[i] as u128, s.limb_bits, 2);
+            let r: [_; 2] = limbs(a.recip[i] as u128, s.limb_bits);
             cells = [a.max[i], 0, r[0], r[1], 0, 0, 0, a.recip[i]];
         }
         Row::MixOut(j) => {

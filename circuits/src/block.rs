@@ -623,13 +623,10 @@ impl Columns {
 
 /// All table entries of a layout as `(in, out, tag)`.
 pub(crate) fn table_entries(layout: &Layout) -> impl Iterator<Item = (i32, i32, u32)> + '_ {
-    let set = &layout.tables;
-    set.tables.iter().zip(&set.spans).enumerate().flat_map(move |(i, (&table, &(_, first, size)))| {
-        (0..size as i32).map(move |offset| {
-            let input = first + offset;
-            (input, table.output(&layout.spec.scales, input), i as u32 + 1)
-        })
-    })
+    let inputs = layout.tables.spans.iter().enumerate().flat_map(|(i, &(_, first, size))| {
+        (0..size as i32).map(move |offset| (first + offset, i as u32 + 1))
+    });
+    inputs.zip(layout.table_outputs()).map(|((input, tag), &output)| (input, output, tag))
 }
 
 /// A row of zeros, to enumerate relations.

@@ -277,12 +277,83 @@ where
 /// Tokens whose products share one pass over the weights.
 const TOKEN_BLOCK: usize = 8;
 
+/// Tokens from which on it pays to turn the weights around.
+const TURNED_TOKENS: usize = 16;
+
+/// Columns whose weights are turned around at once, so that they stay in the cache over all tokens.
+const COLUMN_BLOCK: usize = 32;
+
 /// `C = X W`, exact; with a bias `C = X W + 2^s b`, where `b` is the last row of `w`.
+///
+/// Where inputs fit 16 bits, sums of as many terms as fit 32 bits are added in 64 bits: compilers have an instruction for
+/// those.
 ///
 /// # Shapes
 /// `x`: `[tokens, inputs]`; `w`: as many rows, and one more for a bias; result: `[tokens, cols]`. Sums stay below `2^63`
 /// by [`BlockSpec::check`].
 pub fn product(x: &[i32], w: &Matrix, bias: Option<u32>) -> Vec<i64> {
+    let inputs = w.rows - usize::from(bias.is_some());
+    let tokens = x.len() / inputs.max(1);
+    if tokens < TURNED_TOKENS {
+        return streamed(x, w, bias);
+    }
+    let weights = &w.data[..inputs * w.cols];
+    let narrow: Option<Vec<i16>> = x.iter().map(|&x| i16::try_from(x).ok()).collect();
+    let greatest = |values: &[i16]| values.iter().fold(0, |most, v| v.unsigned_abs().max(most));
+    // Terms of which any sum fits 32 bits.
+    let run = narrow.as_deref().map_or(1, |x| {
+        let term = u32::from(greatest(x)) * u32::from(greatest(weights));
+        (i32::MAX as u32 / term.max(1)) as usize
+    });
+    // By columns of `w` first, so that threads share no sums.
+    let mut turned = vec![0i64; tokens * w.cols];
+    for_rows(&mut turned, (tokens * COLUMN_BLOCK).max(1), |block, sums| {
+        let first = block * COLUMN_BLOCK;
+        let columns = sums.len() / tokens.max(1);
+        let mut own = vec![0i16; inputs * columns];
+        for (k, row) in weights.chunks(w.cols).enumerate() {
+            for (j, &w) in row[first..first + columns].iter().enumerate() {
+                own[j * inputs + k] = w;
+            }
+        }
+        for t in 0..tokens {
+            let of_token = t * inputs..(t + 1) * inputs;
+            for (j, own) in own.chunks(inputs).enumerate() {
+                sums[j * tokens + t] = match &narrow {
+                    Some(x) if run >= SHORT_RUN => {
+                        let runs = x[of_token.clone()].chunks(run).zip(own.chunks(run));
+                        runs.map(|(x, w)| i64::from(short_sum(x, w))).sum()
+                    }
+                    _ => {
+                        let terms = x[of_token.clone()].iter().zip(own);
+                        terms.map(|(&x, &w)| i64::from(x) * i64::from(w)).sum()
+                    }
+                };
+            }
+        }
+    });
+    let mut out = vec![0i64; tokens * w.cols];
+    for_rows(&mut out, w.cols, |t, row| {
+        for (j, sum) in row.iter_mut().enumerate() {
+            *sum = turned[j * tokens + t];
+            if let Some(shift) = bias {
+                *sum += i64::from(w.data[inputs * w.cols + j]) << shift;
+            }
+        }
+    });
+    out
+}
+
+/// Terms from which on sums in 32 bits are worth their while.
+const SHORT_RUN: usize = 16;
+
+/// The sum of products that fits 32 bits, as the caller sees to.
+fn short_sum(x: &[i16], w: &[i16]) -> i32 {
+    x.iter().zip(w).map(|(&x, &w)| i32::from(x) * i32::from(w)).sum()
+}
+
+/// [`product`] in one pass over the weights as they stand: for few tokens.
+fn streamed(x: &[i32], w: &Matrix, bias: Option<u32>) -> Vec<i64> {
     let inputs = w.rows - usize::from(bias.is_some());
     let tokens = x.len() / inputs.max(1);
     let mut out = vec![0i64; tokens * w.cols];
@@ -616,4 +687,39 @@ pub fn execute(spec: &BlockSpec, weights: &BlockWeights, x: &[i32]) -> Result<Tr
         glu,
         output,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Generator;
+
+    #[test]
+    fn products_are_exact_at_the_ends_of_their_ranges() {
+        let (inputs, cols) = (67, 37);
+        for (tokens, most_x, most_w) in [
+            (3, 1 << 15, 1 << 15),
+            (20, 1 << 15, 1 << 15),
+            (20, 1 << 15, 1 << 7),
+            (20, 100, 100),
+            (20, 1 << 30, 9),
+        ] {
+            for bias in [None, Some(5)] {
+                let mut rng = Generator(1);
+                let mut draw =
+                    |most: i32| if rng.signed(3) < 0 { -most } else { rng.signed(most).min(most - 1) };
+                let rows = inputs + usize::from(bias.is_some());
+                let data = (0..rows * cols).map(|_| draw(most_w) as i16).collect();
+                let w = Matrix { rows, cols, data: Arc::new(data) };
+                let x: Vec<i32> = (0..tokens * inputs).map(|_| draw(most_x)).collect();
+                let naive = (0..tokens * cols).map(|i| {
+                    let (t, j) = (i / cols, i % cols);
+                    let term = |k: usize| i64::from(x[t * inputs + k]) * i64::from(w.data[k * cols + j]);
+                    let bias = bias.map_or(0, |shift: u32| i64::from(w.data[inputs * cols + j]) << shift);
+                    (0..inputs).map(term).sum::<i64>() + bias
+                });
+                assert_eq!(product(&x, &w, bias), naive.collect::<Vec<_>>(), "{tokens} {most_x} {most_w}");
+            }
+        }
+    }
 }

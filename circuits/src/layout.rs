@@ -4,9 +4,12 @@
 //! value rows. The *product region* (other columns, same rows) holds the weights, the attention products
 //! and the chains that close each operation.
 
+use std::sync::OnceLock;
+
 use thiserror::Error;
 
 use crate::{
+    assign::Looked,
     boundary::{BoundaryShape, active_rows},
     bounds::SpecError,
     rows::{Kind, LOOKUPS, VALUES},
@@ -246,13 +249,16 @@ pub struct PairOp {
     pub factors: Vec<(PortCell, PortCell)>,
 }
 
+/// A table among the entries of its set: first entry, first `in` and size.
+pub type Span = (usize, i32, usize);
+
 /// The tables of a layout, concatenated and cut into columns of [`Layout::active`] rows.
 #[derive(Clone, Debug)]
 pub struct TableSet {
     /// The tables; table `i` has tag `i + 1`.
     pub tables: Vec<Table>,
-    /// First entry, first `in` and size of each.
-    pub spans: Vec<(usize, i32, usize)>,
+    /// Where each stands.
+    pub spans: Vec<Span>,
     /// Entries in all.
     pub entries: usize,
 }
@@ -321,6 +327,10 @@ pub struct Layout {
     pub equalities: Vec<(PortCell, PortCell)>,
     /// Lookup tables.
     pub tables: TableSet,
+    /// Where the tables of each way to look cells up stand, in the order of [`Looked::all`].
+    pub(crate) lookup_spans: Vec<[Span; LOOKUPS]>,
+    /// See [`Layout::table_outputs`].
+    table_outputs: OnceLock<Vec<i32>>,
     /// Rows used of the cell region and the product region.
     pub rows_used: (usize, usize),
 }
@@ -357,6 +367,7 @@ impl Layout {
         // Parameters may come from a stranger's card: nothing is allocated before the rows are known to fit.
         let strip = strip_rows(spec);
         debug_assert_eq!(strip.len(), strip_length);
+        let tables = table_set(spec);
 
         let mut layout = Layout {
             spec: spec.clone(),
@@ -373,7 +384,9 @@ impl Layout {
             pair_ops: vec![],
             chains: vec![],
             equalities: vec![],
-            tables: table_set(spec),
+            lookup_spans: lookup_spans(spec, &tables),
+            tables,
+            table_outputs: OnceLock::new(),
             rows_used: (cell_rows, 0),
         };
         let tail = layout.tail_rows();
@@ -480,15 +493,22 @@ impl Layout {
     }
 
     /// The rows of the cell region in order, each with its group (`None` for value rows).
-    pub fn rows(&self) -> impl Iterator<Item = (Option<usize>, Row)> + '_ {
-        let s = &self.spec.shape;
-        let strips = (0..self.groups).flat_map(|g| self.strip.iter().map(move |&r| (Some(g), r)));
-        let values = (0..self.spec.tokens).flat_map(move |token| {
-            (0..s.kv_heads).flat_map(move |head| {
-                (0..self.value_blocks).map(move |block| (None, Row::Value { token, head, block }))
-            })
-        });
-        strips.chain(values)
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = (Option<usize>, Row)> + '_ {
+        (0..self.rows_used.0).map(|at| self.used_row(at))
+    }
+
+    /// The row at `at` and its group; `None` below the cell region.
+    pub fn row_at(&self, at: usize) -> Option<(Option<usize>, Row)> {
+        (at < self.rows_used.0).then(|| self.used_row(at))
+    }
+
+    fn used_row(&self, at: usize) -> (Option<usize>, Row) {
+        let Some(at) = at.checked_sub(self.value_start) else {
+            return (Some(at / self.strip.len()), self.strip[at % self.strip.len()]);
+        };
+        let (head, block) = (at / self.value_blocks, at % self.value_blocks);
+        let heads = self.spec.shape.kv_heads;
+        (None, Row::Value { token: head / heads, head: head % heads, block })
     }
 
     /// Whether `a_in` of this row also takes in the next group's row (or the next block of values).
@@ -683,6 +703,19 @@ impl Layout {
         self.tables.entries.div_ceil(self.active)
     }
 
+    /// The `out` of every table entry; computed at the first call.
+    pub fn table_outputs(&self) -> &[i32] {
+        self.table_outputs.get_or_init(|| {
+            let set = &self.tables;
+            let mut outputs = Vec::with_capacity(set.entries);
+            for (&table, &(_, first, size)) in set.tables.iter().zip(&set.spans) {
+                outputs
+                    .extend((0..size as i32).map(|offset| table.output(&self.spec.scales, first + offset)));
+            }
+            outputs
+        })
+    }
+
     /// The weight columns of `weights`, in column order, `active` rows each.
     ///
     /// # Shapes
@@ -742,4 +775,8 @@ fn table_set(spec: &BlockSpec) -> TableSet {
         tables.extend::<[Table; LOOKUPS]>(kind.tables(spec));
     }
     TableSet::new(tables, |table| table.domain(&spec.scales))
+}
+
+fn lookup_spans(spec: &BlockSpec, set: &TableSet) -> Vec<[Span; LOOKUPS]> {
+    Looked::all().map(|looked| looked.tables(spec).map(|table| set.spans[set.index(table)])).collect()
 }

@@ -430,7 +430,7 @@ impl<B: Backend> Run<'_, '_, B> {
         self.stage("witness")?;
         let first = self.phase_columns(witness, 0, &[])?;
         self.lap(Part::Witness, "witness, phase 0");
-        let mut stream = blinding.start(repr, instances, &first)?;
+        let mut stream = blinding.start(repr, instances, &first, committed)?;
         if stream.blind_limbs && prover.bases.next_power.is_none() {
             return Err(ProveError::NoNextPower);
         }
