@@ -37,8 +37,14 @@ pub struct Column {
     bits: u32,
     len: usize,
     rows: usize,
-    tail: Option<Buffer<Fr>>,
+    tail: Option<Tail>,
     tail_len: usize,
+}
+
+/// Where a tail lies, in a buffer that other columns' may be in too.
+struct Tail {
+    _owner: Arc<Buffer<Fr>>,
+    address: u64,
 }
 
 impl fmt::Debug for Column {
@@ -66,6 +72,9 @@ pub struct Term<'a> {
 /// `struct Column` of cells.cuh: two addresses, then `kind`, `len`, `tail_start`, `rotation`.
 type Descriptor = [u64; 4];
 
+/// Cells of some columns, and their tails where there are any.
+type TakenColumns<T> = (Arc<Buffer<T>>, Option<Arc<Buffer<Fr>>>);
+
 fn pair(low: usize, high: usize) -> u64 {
     low as u64 | (high as u64) << 32
 }
@@ -77,10 +86,43 @@ impl Column {
     /// [`Error::Shape`] where they are more than `rows`, or `rows` is `2^31` or more; [`Error::Memory`],
     /// [`Error::Driver`].
     pub fn new<T: Cell>(device: &Device, rows: usize, cells: &[T], tail: &[Fr]) -> Result<Self, Error> {
-        at_most("cells and tail of a column, at most", rows, cells.len() + tail.len())?;
-        let tail_buffer = if tail.is_empty() { None } else { Some(Buffer::from_host(device, tail)?) };
-        let cells = Arc::new(Buffer::from_host(device, cells)?);
-        Self::of(cells.base(), cells.len(), cells, rows, tail_buffer, tail.len())
+        let lens = [cells.len(), tail.len()];
+        let (cells, tails) = Self::taken(device, rows, lens, cells, tail)?;
+        Self::of(&cells, tails.as_ref(), 0, rows, lens)
+    }
+
+    /// Columns of one kind, taken to the device together: one transfer for all cells and one for all tails.
+    ///
+    /// # Shapes
+    /// cells: `[count, any]`, tails: `[count, any]`, column after column.
+    ///
+    /// # Errors
+    /// As [`Column::new`]; [`Error::Shape`] where the columns are not equally long.
+    pub fn list<T: Cell>(
+        device: &Device,
+        count: usize,
+        rows: usize,
+        cells: &[T],
+        tails: &[Fr],
+    ) -> Result<Vec<Self>, Error> {
+        let lens = [cells.len() / count.max(1), tails.len() / count.max(1)];
+        same("cells of all columns", count * lens[0], cells.len())?;
+        same("elements of all tails", count * lens[1], tails.len())?;
+        let (cells, tails) = Self::taken(device, rows, lens, cells, tails)?;
+        (0..count).map(|at| Self::of(&cells, tails.as_ref(), at, rows, lens)).collect()
+    }
+
+    /// Cells and tails on the device, `lens` of them each column's.
+    fn taken<T: Cell>(
+        device: &Device,
+        rows: usize,
+        lens: [usize; 2],
+        cells: &[T],
+        tails: &[Fr],
+    ) -> Result<TakenColumns<T>, Error> {
+        at_most("cells and tail of a column, at most", rows, lens[0] + lens[1])?;
+        let tails = if tails.is_empty() { None } else { Some(Arc::new(Buffer::from_host(device, tails)?)) };
+        Ok((Arc::new(Buffer::from_host(device, cells)?), tails))
     }
 
     /// Column `at` of a matrix, which stays as long as any of its columns does.
@@ -105,15 +147,21 @@ impl Column {
         })
     }
 
+    /// Column `at` of those that lie next to each other.
     fn of<T: Cell>(
-        address: u64,
-        len: usize,
-        owner: Arc<Buffer<T>>,
+        cells: &Arc<Buffer<T>>,
+        tails: Option<&Arc<Buffer<Fr>>>,
+        at: usize,
         rows: usize,
-        tail: Option<Buffer<Fr>>,
-        tail_len: usize,
+        [len, tail_len]: [usize; 2],
     ) -> Result<Self, Error> {
         at_most("rows of a column, at most", i32::MAX as usize, rows)?;
+        let address = cells.base() + (at * len * size_of::<T>()) as u64;
+        let tail = tails.map(|tails| Tail {
+            _owner: tails.clone(),
+            address: tails.base() + (at * tail_len * size_of::<Fr>()) as u64,
+        });
+        let owner: Arc<Buffer<T>> = cells.clone();
         Ok(Column { _owner: owner, address, kind: T::KIND, bits: T::BITS, len, rows, tail, tail_len })
     }
 
@@ -125,9 +173,15 @@ impl Column {
     pub fn with_tail(self, device: &Device, tail: &[Fr]) -> Result<Self, Error> {
         at_most("elements of a tail, at most", self.rows, tail.len())?;
         at_most("elements of the tail before, at most", tail.len(), self.tail_len)?;
-        let buffer = if tail.is_empty() { None } else { Some(Buffer::from_host(device, tail)?) };
         let len = self.len.min(self.rows - tail.len());
-        Ok(Column { len, tail: buffer, tail_len: tail.len(), ..self })
+        let tail_len = tail.len();
+        let tail = if tail.is_empty() {
+            None
+        } else {
+            let owner = Arc::new(Buffer::from_host(device, tail)?);
+            Some(Tail { address: owner.base(), _owner: owner })
+        };
+        Ok(Column { len, tail, tail_len, ..self })
     }
 
     /// Bits of an integer, zero for field elements.
@@ -162,7 +216,7 @@ impl Column {
     }
 
     fn descriptor(&self, rotation: i64) -> Descriptor {
-        let tail = self.tail.as_ref().map_or(0, Buffer::base);
+        let tail = self.tail.as_ref().map_or(0, |tail| tail.address);
         let rotation = rotation.rem_euclid(self.rows.max(1) as i64) as usize;
         let tail_start = self.rows - self.tail_len;
         [self.address, tail, pair(self.kind as usize, self.len), pair(tail_start, rotation)]
@@ -173,7 +227,7 @@ impl Column {
         let tail = self.tail.as_ref()?;
         let start = (self.rows - self.tail_len) as i64;
         let rotation = (rotation - start).rem_euclid(self.rows as i64) as usize;
-        Some([tail.base(), 0, pair(Fr::KIND as usize, self.tail_len), pair(self.rows, rotation)])
+        Some([tail.address, 0, pair(Fr::KIND as usize, self.tail_len), pair(self.rows, rotation)])
     }
 }
 

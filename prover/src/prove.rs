@@ -593,6 +593,7 @@ impl<B: Backend> Run<'_, '_, B> {
         let (n, usable) = (1usize << prover.key.k(), prover.key.usable_rows());
         let count = given.len();
         let mut deltas: Vec<Vec<Fr>> = committed.iter().map(|_| Vec::new()).collect();
+        let (mut indices, mut list) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for (index, values) in given {
             let mut tail = stream.scalars(n - usable);
             if let Some(at) = committed.iter().position(|one| one.column == index) {
@@ -601,10 +602,14 @@ impl<B: Backend> Run<'_, '_, B> {
                     *t += published;
                 }
             }
-            let column = prover.backend.column(&prover.loaded, values, tail).map_err(self.failed())?;
-            columns.advice[index] = Some(column);
+            indices.push(index);
+            list.push((values, tail));
         }
         stream.skip(count);
+        let placed = prover.backend.columns(&prover.loaded, list).map_err(self.failed())?;
+        for (index, column) in indices.into_iter().zip(placed) {
+            columns.advice[index] = Some(column);
+        }
         Ok(deltas)
     }
 

@@ -81,6 +81,20 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         Ok((left, right))
     }
 
+    fn columns(
+        &self,
+        key: &Self::Key,
+        list: Vec<(Column, Vec<Fr>)>,
+    ) -> Result<Vec<Self::Column>, BackendError> {
+        let left = self.0.columns(&key.0, list.clone())?;
+        let right = self.1.columns(&key.1, list)?;
+        agree("columns", left.len(), right.len());
+        for (l, r) in left.iter().zip(&right) {
+            agree("columns", self.0.read_column(&key.0, l)?, self.1.read_column(&key.1, r)?);
+        }
+        Ok(left.into_iter().zip(right).collect())
+    }
+
     fn poly(&self, key: &Self::Key, coefficients: Vec<Fr>) -> Result<Self::Poly, BackendError> {
         Ok((self.0.poly(&key.0, coefficients.clone())?, self.1.poly(&key.1, coefficients)?))
     }

@@ -131,6 +131,15 @@ pub trait Backend: Sync {
     /// Takes over a column: `values` in rows `0..n - tail.len()`, zero where none is given, then `tail`.
     fn column(&self, key: &Self::Key, values: Column, tail: Vec<Fr>) -> Result<Self::Column, BackendError>;
 
+    /// Takes over several columns, as [`Backend::column`] does one.
+    fn columns(
+        &self,
+        key: &Self::Key,
+        list: Vec<(Column, Vec<Fr>)>,
+    ) -> Result<Vec<Self::Column>, BackendError> {
+        list.into_iter().map(|(values, tail)| self.column(key, values, tail)).collect()
+    }
+
     /// Takes over a polynomial.
     fn poly(&self, key: &Self::Key, coefficients: Vec<Fr>) -> Result<Self::Poly, BackendError>;
 

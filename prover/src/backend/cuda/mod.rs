@@ -3,6 +3,7 @@
 mod derive;
 mod measure;
 mod plan;
+mod upload;
 
 use std::{
     collections::HashMap,
@@ -18,7 +19,6 @@ use lamina_kernels::{
     Program as DeviceProgram, Term,
 };
 use rayon::prelude::*;
-use zeroize::{Zeroize, Zeroizing};
 
 use self::measure::Recording;
 pub use self::{
@@ -180,41 +180,7 @@ impl CudaKey {
     }
 }
 
-/// Values as integers of so few bits, overwritten when they are dropped.
-fn narrowed<W: Copy + Ord, T: TryFrom<W> + Zeroize + Default>(values: &[W]) -> Option<Zeroizing<Vec<T>>> {
-    // Ends of the range instead of a test of each value: several values an instruction.
-    let first = *values.first()?;
-    let ends = values.iter().fold((first, first), |(least, most), v| (least.min(*v), most.max(*v)));
-    if T::try_from(ends.0).is_err() || T::try_from(ends.1).is_err() {
-        return None;
-    }
-    // All of its memory at once: what grows leaves copies behind.
-    let mut narrow = Zeroizing::new(Vec::with_capacity(values.len()));
-    narrow.extend(values.iter().map(|value| T::try_from(*value).unwrap_or_default()));
-    Some(narrow)
-}
-
 impl Cuda {
-    /// A column of the narrowest cells that hold its values. Nothing but the time of later steps depends on the choice.
-    fn device_column(&self, n: usize, values: &Column, tail: &[Fr]) -> Result<DeviceColumn, BackendError> {
-        let device = &self.device;
-        let column = match values {
-            Column::I16(values) => match narrowed::<i16, i8>(values) {
-                Some(narrow) => DeviceColumn::new(device, n, &narrow, tail),
-                None => DeviceColumn::new(device, n, values.as_slice(), tail),
-            },
-            Column::I32(values) => match narrowed::<i32, i16>(values) {
-                Some(short) => match narrowed::<i16, i8>(&short) {
-                    Some(narrow) => DeviceColumn::new(device, n, &narrow, tail),
-                    None => DeviceColumn::new(device, n, &short, tail),
-                },
-                None => DeviceColumn::new(device, n, values.as_slice(), tail),
-            },
-            Column::Field(values) => DeviceColumn::new(device, n, values, tail),
-        };
-        Ok(column?)
-    }
-
     /// Commitments to columns of one kind of integers, without their tails.
     fn commit_integers<T: Cell>(
         &self,
@@ -387,11 +353,13 @@ impl Backend for Cuda {
             (Source::Active, indicator(&|row| row < setup.usable)?),
             (Source::Identity, DeviceColumn::new(device, n, &identity, &[])?),
         ]);
-        for (at, column) in setup.fixed.iter().enumerate() {
-            columns.insert(Source::Fixed(at), self.device_column(n, column, &[])?);
-        }
-        for (at, column) in setup.sigma.iter().enumerate() {
-            columns.insert(Source::Sigma(at), self.device_column(n, column, &[])?);
+        for (source, list) in
+            [(Source::Fixed as fn(usize) -> Source, setup.fixed), (Source::Sigma, setup.sigma)]
+        {
+            let list: Vec<(&Column, &[Fr])> = list.iter().map(|column| (column, &[][..])).collect();
+            columns.extend(
+                self.device_columns(n, &list)?.into_iter().enumerate().map(|(at, own)| (source(at), own)),
+            );
         }
         let key = CudaKey {
             n,
@@ -410,20 +378,30 @@ impl Backend for Cuda {
         Ok(key)
     }
 
-    fn column(&self, key: &CudaKey, mut values: Column, tail: Vec<Fr>) -> Result<CudaColumn, BackendError> {
-        let column = self.device_column(key.n, &values, &tail);
-        if let Column::Field(values) = &mut values {
-            wipe(values);
-        }
-        // From here on the tail is overwritten whatever happened.
-        let mut tail = tail;
-        match column {
-            Ok(column) => Ok(CudaColumn { column, tail }),
-            Err(error) => {
-                wipe(&mut tail);
-                Err(error)
+    fn column(&self, key: &CudaKey, values: Column, tail: Vec<Fr>) -> Result<CudaColumn, BackendError> {
+        let mut columns = self.columns(key, vec![(values, tail)])?;
+        Ok(columns.swap_remove(0))
+    }
+
+    fn columns(
+        &self,
+        key: &CudaKey,
+        mut list: Vec<(Column, Vec<Fr>)>,
+    ) -> Result<Vec<CudaColumn>, BackendError> {
+        let borrowed: Vec<(&Column, &[Fr])> =
+            list.iter().map(|(values, tail)| (values, tail.as_slice())).collect();
+        let taken = self.device_columns(key.n, &borrowed);
+        for (values, tail) in &mut list {
+            if let Column::Field(values) = values {
+                wipe(values);
+            }
+            if taken.is_err() {
+                wipe(tail);
             }
         }
+        // From here on a tail is overwritten whatever happens.
+        let tails = list.into_iter().map(|(_, tail)| tail);
+        Ok(taken?.into_iter().zip(tails).map(|(column, tail)| CudaColumn { column, tail }).collect())
     }
 
     fn poly(&self, _key: &CudaKey, mut coefficients: Vec<Fr>) -> Result<Matrix<Fr>, BackendError> {
