@@ -129,7 +129,7 @@ fn run(device: &Device, log_sizes: &[u32], batch: usize) -> Result<(), Error> {
             .scan(Fr::ONE, |product, v| Some(std::mem::replace(product, *product * v)))
             .collect();
         let right = |out| each_is(device, &out, |i, v| *v == products[i]);
-        let ms = median(device, right, || device.scan(Join::Product, &many, None))?;
+        let ms = median(device, right, || device.scan(Join::Product, &many))?;
         line(&format!("running products, {batch} x 2^{log_n}"), ms, "rows", rate(n * batch, ms));
 
         let sum = multiple_of_generator(fields.iter().copied());

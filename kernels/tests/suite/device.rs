@@ -2,7 +2,7 @@
 
 use ff::Field;
 use lamina_circuits::Fr;
-use lamina_kernels::{Device, Error, Join, Matrix, Msm, Ntt, Operation, PTX, Plan};
+use lamina_kernels::{Device, Error, Matrix, Msm, Ntt, Operation, PTX, Plan};
 
 use crate::common::{device, emulation, matrix};
 
@@ -42,9 +42,6 @@ fn shapes_that_do_not_fit_are_typed_errors() {
     shape(Matrix::from_columns(&device, &[&[1i8][..], &[1, 2]]).unwrap_err());
     shape(device.elementwise(Operation::Add, &one, &two).unwrap_err());
     shape(device.combine(&two, &[Fr::ONE]).unwrap_err());
-    shape(device.scan(Join::Sum, &two, Some(&[Fr::ONE])).unwrap_err());
-    shape(device.fractions(&two, &[Fr::ONE; 2], 0).unwrap_err());
-    shape(device.fractions(&two, &[Fr::ONE; 3], 1).unwrap_err());
     shape(Ntt::new(&device, 1).unwrap_err());
     shape(Ntt::new(&device, 25).unwrap_err());
     let ntt = Ntt::new(&device, 2).unwrap();
