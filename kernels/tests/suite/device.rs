@@ -74,8 +74,14 @@ fn a_full_device_is_a_typed_error() {
 }
 
 #[test]
-fn time_is_taken() {
+fn time_is_taken_and_work_counted() {
     let device = device();
-    let ((), ms) = device.time_ms(|| Ok(())).unwrap();
+    let a = matrix(&device, &[vec![Fr::from(3); 5]]);
+    let begin = device.mark().unwrap();
+    let out = device.chain(&a, 2).unwrap();
+    let end = device.mark().unwrap();
+    let (ms, work) = device.between(&begin, &end).unwrap();
     assert!(ms >= 0.0);
+    assert_eq!((work.launches, work.kernel_bytes, work.multiply_adds), (1, 5 * 64, 5 * 2 * 139));
+    assert_eq!(out.column(&device, 0).unwrap(), [Fr::from(27); 5]);
 }
