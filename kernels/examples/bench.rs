@@ -2,7 +2,8 @@
 //!
 //! `bench [large | device]`: `device` only says which device there is and how long it takes to open. Needs nothing but
 //! the driver. Every result that is timed is compared with the host's, in all rows or some; one that is wrong ends the
-//! program. `LAMINA_TEST_DEVICE=host` runs tiny sizes in emulation, where time means nothing, to show that everything
+//! program. Each line has the shares of the device's ceilings that the kernels' [`Work`] is, where the driver tells the
+//! ceilings. `LAMINA_TEST_DEVICE=host` runs tiny sizes in emulation, where time means nothing, to show that everything
 //! still runs.
 #![expect(clippy::print_stdout, reason = "a command")]
 
@@ -12,29 +13,53 @@ use ff::Field;
 use group::Group;
 use halo2_proofs::halo2curves::bn256::{G1, G1Affine};
 use lamina_circuits::Fr;
-use lamina_kernels::{Cell, Device, Error, Join, Matrix, Msm, Ntt};
+use lamina_kernels::{Ceilings, Cell, Device, Error, Join, Matrix, Msm, Ntt, Relation, Work};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
-/// Median, in milliseconds, of some runs after one that warms up, whose result is `right` or ends the program.
+/// The median of some runs, and what one of them asks of the device.
+struct Timed {
+    ms: f32,
+    work: Work,
+    ceilings: Option<Ceilings>,
+}
+
+/// Times some runs after one that warms up, whose result is `right` or ends the program.
 fn median<T>(
     device: &Device,
     right: impl FnOnce(T) -> Result<bool, Error>,
     mut work: impl FnMut() -> Result<T, Error>,
-) -> Result<f32, Error> {
+) -> Result<Timed, Error> {
     assert!(right(work()?)?, "the device gives a wrong result");
     let mut times = Vec::new();
     for _ in 0..7 {
-        times.push(device.time_ms(&mut work)?.1);
+        let begin = device.mark()?;
+        let result = work()?;
+        let end = device.mark()?;
+        times.push(device.between(&begin, &end)?);
+        drop(result);
     }
-    times.sort_by(f32::total_cmp);
-    Ok(times[times.len() / 2])
+    times.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    let (ms, work) = times[times.len() / 2];
+    Ok(Timed { ms, work, ceilings: device.ceilings()? })
 }
 
-fn line(what: &str, ms: f32, each: &str, per_second: f64) {
+/// `count` times a `unit` were done, in `runs` parts of which the time is told.
+fn line(what: &str, timed: &Timed, runs: usize, unit: &str, count: usize) {
     // There is no time in emulation.
-    let rate = if per_second.is_finite() { format!("{per_second:.4e}") } else { "null".to_owned() };
-    println!(r#"{{"what": "{what}", "ms": {ms:.4}, "per_second": {rate}, "unit": "{each}"}}"#);
+    let number =
+        |v: Option<f64>| v.filter(|v| v.is_finite()).map_or("null".to_owned(), |v| format!("{v:.4e}"));
+    let seconds = f64::from(timed.ms) / 1e3;
+    let share = |work: u64, ceiling: fn(&Ceilings) -> f64| {
+        number(timed.ceilings.as_ref().map(|most| work as f64 / seconds / ceiling(most)))
+    };
+    println!(
+        r#"{{"what": "{what}", "ms": {:.4}, "per_second": {}, "unit": "{unit}", "of_memory_bandwidth": {}, "of_multiply_adds": {}}}"#,
+        timed.ms / runs as f32,
+        number(Some(count as f64 / seconds)),
+        share(timed.work.kernel_bytes, |most| most.bytes_per_s),
+        share(timed.work.multiply_adds, |most| most.multiply_adds_per_s),
+    );
 }
 
 fn random<T: Copy>(n: usize, seed: u8, of: impl Fn(u32) -> T) -> Vec<T> {
@@ -93,9 +118,8 @@ fn run(device: &Device, log_sizes: &[u32], batch: usize) -> Result<(), Error> {
     let chain = columns(device, &fields, 1)?;
     let rounds = 500;
     let right = |out| each_is(device, &out, |i, v| *v == fields[i].pow_vartime([u64::from(rounds) + 1]));
-    let ms = median(device, right, || device.chain(&chain, rounds))?;
-    let rate = |count: usize, ms: f32| count as f64 / f64::from(ms) * 1e3;
-    line("products of field elements", ms, "products", rate(rounds as usize * largest, ms));
+    let timed = median(device, right, || device.chain(&chain, rounds))?;
+    line("products of field elements", &timed, 1, "products", rounds as usize * largest);
 
     let points = points(largest);
     let msm = Msm::new(device, &points)?;
@@ -113,54 +137,58 @@ fn run(device: &Device, log_sizes: &[u32], batch: usize) -> Result<(), Error> {
             let back = ntt.coefficients(&out)?;
             Ok(values[at] == value && each_is(device, &back, |i, v| *v == fields[i])?)
         };
-        let ms = median(device, right, || ntt.values(&many))?;
-        line(
-            &format!("transform 2^{log_n}, each of {batch}"),
-            ms / batch as f32,
-            "rows",
-            rate(n * batch, ms),
-        );
+        let timed = median(device, right, || ntt.values(&many))?;
+        line(&format!("transform 2^{log_n}, each of {batch}"), &timed, batch, "rows", n * batch);
         let right =
             |out| each_is(device, &out, |i, v| *v == fields[i].invert().into_option().unwrap_or(Fr::ZERO));
-        let ms = median(device, right, || device.invert(&many))?;
-        line(&format!("inverses, {batch} x 2^{log_n}"), ms, "rows", rate(n * batch, ms));
+        let timed = median(device, right, || device.invert(&many))?;
+        line(&format!("inverses, {batch} x 2^{log_n}"), &timed, 1, "rows", n * batch);
         let products: Vec<Fr> = fields
             .iter()
             .scan(Fr::ONE, |product, v| Some(std::mem::replace(product, *product * v)))
             .collect();
         let right = |out| each_is(device, &out, |i, v| *v == products[i]);
-        let ms = median(device, right, || device.scan(Join::Product, &many, None))?;
-        line(&format!("running products, {batch} x 2^{log_n}"), ms, "rows", rate(n * batch, ms));
+        let timed = median(device, right, || device.scan(Join::Product, &many))?;
+        line(&format!("running products, {batch} x 2^{log_n}"), &timed, 1, "rows", n * batch);
+
+        // Every row by the one before it. The first keeps its value: the last row's inverse is zero.
+        let (mut inverses, rests) = (fields.to_vec(), random(n, 4, |w| Fr::from(u64::from(w)).square()));
+        inverses[n - 1] = Fr::ZERO;
+        let mut solution = vec![Fr::ONE];
+        for (r, inverse) in inverses[..n - 1].iter().enumerate() {
+            solution.push(-(fields[r] * solution[r] + rests[r]) * inverse);
+        }
+        let (prior, inverses) = (columns(device, &vec![Fr::ONE; n], 1)?, columns(device, &inverses, 1)?);
+        let (rests, links) = (columns(device, &rests, 1)?, columns(device, fields, 1)?);
+        let down = [Relation { at: 1, links: vec![(0, 0)] }];
+        let right = |out| each_is(device, &out, |i, v| *v == solution[i]);
+        let timed = median(device, right, || device.solve(&prior, &inverses, &rests, &links, &down))?;
+        line(&format!("linked recurrence down 2^{log_n}"), &timed, 1, "rows", n);
 
         let sum = multiple_of_generator(fields.iter().copied());
         let one = columns(device, fields, 1)?;
-        let ms = median(device, |sums| Ok(sums == [sum]), || msm.multiply(0, &one))?;
-        line(&format!("MSM 2^{log_n}, field elements"), ms, "points", rate(n, ms));
+        let timed = median(device, |sums| Ok(sums == [sum]), || msm.multiply(0, &one))?;
+        line(&format!("MSM 2^{log_n}, field elements"), &timed, 1, "points", n);
         let tables = Msm::with_tables(device, &points[..n], device.memory_bytes()?.0 / 4)?;
-        let ms = median(device, |sums| Ok(sums == [sum]), || tables.multiply(0, &one))?;
-        line(&format!("MSM 2^{log_n}, field elements, tables"), ms, "points", rate(n, ms));
+        let timed = median(device, |sums| Ok(sums == [sum]), || tables.multiply(0, &one))?;
+        line(&format!("MSM 2^{log_n}, field elements, tables"), &timed, 1, "points", n);
         let sum = multiple_of_generator(shorts.iter().map(|v| small((*v).into())));
         let one = columns(device, shorts, 1)?;
-        let ms = median(device, |sums| Ok(sums == [sum]), || msm.multiply(0, &one))?;
-        line(&format!("MSM 2^{log_n}, 16 bits"), ms, "points", rate(n, ms));
+        let timed = median(device, |sums| Ok(sums == [sum]), || msm.multiply(0, &one))?;
+        line(&format!("MSM 2^{log_n}, 16 bits"), &timed, 1, "points", n);
         let many = columns(device, shorts, batch)?;
-        let ms = median(device, |sums| Ok(sums == vec![sum; batch]), || msm.multiply(0, &many))?;
-        line(
-            &format!("MSM 2^{log_n}, 16 bits, each of {batch}"),
-            ms / batch as f32,
-            "points",
-            rate(n * batch, ms),
-        );
+        let timed = median(device, |sums| Ok(sums == vec![sum; batch]), || msm.multiply(0, &many))?;
+        line(&format!("MSM 2^{log_n}, 16 bits, each of {batch}"), &timed, batch, "points", n * batch);
 
         let factors = &fields[..batch];
         let factor: Fr = factors.iter().sum();
         let right = |out| each_is(device, &out, |i, v| *v == factor * small(shorts[i].into()));
-        let ms = median(device, right, || device.combine(&many, factors))?;
-        line(&format!("combination of {batch} x 2^{log_n}, 16 bits"), ms, "cells", rate(n * batch, ms));
+        let timed = median(device, right, || device.combine(&many, factors))?;
+        line(&format!("combination of {batch} x 2^{log_n}, 16 bits"), &timed, 1, "cells", n * batch);
         let many = columns(device, bytes, batch)?;
         let right = |out| each_is(device, &out, |i, v| *v == factor * small(bytes[i].into()));
-        let ms = median(device, right, || device.combine(&many, factors))?;
-        line(&format!("combination of {batch} x 2^{log_n}, 8 bits"), ms, "cells", rate(n * batch, ms));
+        let timed = median(device, right, || device.combine(&many, factors))?;
+        line(&format!("combination of {batch} x 2^{log_n}, 8 bits"), &timed, 1, "cells", n * batch);
     }
     Ok(())
 }

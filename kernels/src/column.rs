@@ -130,7 +130,7 @@ impl Column {
     /// # Errors
     /// [`Error::Shape`] where there is no such column, or its rows are `2^31` or more.
     pub fn of_matrix<T: Cell>(matrix: &Arc<Matrix<T>>, at: usize) -> Result<Self, Error> {
-        at_most("number of a column, at most", matrix.columns().saturating_sub(1), at)?;
+        at_most("columns of a matrix, at most", matrix.columns(), at.saturating_add(1))?;
         let rows = matrix.rows();
         let address = matrix.buffer.base() + (at * rows * size_of::<T>()) as u64;
         let owner: Arc<Matrix<T>> = matrix.clone();

@@ -275,20 +275,6 @@ impl Device {
         Ok((begin.event.elapsed_ms(&end.event).map_err(&step)?, end.work.since(&begin.work)))
     }
 
-    /// The time that `work` takes on the device, in milliseconds, between two events.
-    ///
-    /// # Errors
-    /// Those of `work`, and [`Error::Driver`].
-    pub fn time_ms<T>(&self, work: impl FnOnce() -> Result<T, Error>) -> Result<(T, f32), Error> {
-        let step = Error::driver("take the time");
-        let timed = Some(sys::CUevent_flags::CU_EVENT_DEFAULT);
-        let begin = self.stream.record_event(timed).map_err(&step)?;
-        let result = work()?;
-        let end = self.stream.record_event(timed).map_err(&step)?;
-        self.synchronize()?;
-        Ok((result, begin.elapsed_ms(&end).map_err(&step)?))
-    }
-
     fn function(&self, name: &'static str, shared_bytes: usize) -> Result<CudaFunction, Error> {
         let mut functions = self.functions.lock().unwrap_or_else(PoisonError::into_inner);
         let function = match functions.get(name) {

@@ -83,6 +83,7 @@ impl Device {
         let out = Matrix::uninitialised(self, 1, a.rows())?;
         let arguments =
             [out.buffer.address(), a.buffer.address(), Argument::U32(a.rows() as u32), rounds.into()];
+        self.counters.kernel(64 * a.rows(), PRODUCT * rounds as usize * a.rows());
         // SAFETY: `fr_chain`; both buffers have n elements.
         unsafe { self.launch("fr_chain", Grid::of(a.rows(), 256), &arguments) }?;
         Ok(out)

@@ -1,9 +1,8 @@
 //! CUDA kernels for BN254 and what launches them.
 //!
 //! Field and curve arithmetic, transforms, multi-scalar multiplication, linear combinations, evaluations, scans,
-//! inverses, LogUp fractions, permutation products, division, straight-line programs over rows and linked recurrences, on
-//! columns that stay on the device. The kernels are CUDA C++ in `kernels/cuda`,
-//! shipped as one PTX that the driver compiles for the device at hand: users need the driver and nothing
+//! inverses, permutation products, division, straight-line programs over rows and linked recurrences, on columns
+//! that stay on the device. The kernels are CUDA C++ in `kernels/cuda`, shipped as one PTX that the driver compiles for the device at hand: users need the driver and nothing
 //! else. `docs/gpu.md` has the design, and how all of it is tested where there is no GPU.
 //!
 //! # Shapes
@@ -20,7 +19,6 @@ mod device;
 mod error;
 mod field;
 mod linked;
-mod logup;
 mod memory;
 mod msm;
 mod ntt;
@@ -35,10 +33,9 @@ pub use device::{Ceilings, Device, Mark, PTX};
 pub use error::Error;
 pub use field::Operation;
 pub use linked::{CellCopy, Relation};
-pub use logup::Fractions;
 pub use memory::{Cell, Matrix};
 pub use msm::{Msm, Plan};
-pub use ntt::{Coset, MAX_LOG_N, Ntt};
+pub use ntt::{Coset, Ntt};
 pub use permutation::Permutation;
 pub use program::{Instruction, Place, Program};
 pub use scan::Join;

@@ -91,7 +91,7 @@ impl Plan {
     }
 
     /// Buckets of a window: `2^(window - 1)`.
-    pub fn buckets(&self) -> usize {
+    fn buckets(&self) -> usize {
         1 << (self.window - 1)
     }
 }

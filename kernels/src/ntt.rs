@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// The largest transform: `2^24`.
-pub const MAX_LOG_N: u32 = 24;
+const MAX_LOG_N: u32 = 24;
 
 /// A pass transforms `2^8` values at most.
 const MAX_LOG_R: u32 = 8;

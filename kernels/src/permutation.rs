@@ -90,7 +90,7 @@ impl Device {
         let below = self.invert(&below)?;
         let ratios = self.elementwise(Operation::Multiply, &above, &below)?;
         drop((above, below));
-        let z = self.scan(Join::Product, &ratios, None)?;
+        let z = self.scan(Join::Product, &ratios)?;
         drop(ratios);
         let ends = self.rows_of(&z, u)?;
         let mut start = Fr::ONE;

@@ -45,7 +45,7 @@ impl Device {
         let powers = Matrix::from_buffer(self.powers(Fr::ONE, root, len)?, len);
         let scaled = self.elementwise(Operation::Multiply, poly, &powers)?;
         drop(powers);
-        let before = self.scan(Join::Sum, &scaled, None)?;
+        let before = self.scan(Join::Sum, &scaled)?;
         let inverses = self.powers(inverse, inverse, len - 1)?;
         let arguments = [
             out.buffer.address(),

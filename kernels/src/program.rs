@@ -134,11 +134,6 @@ impl Program {
         })
     }
 
-    /// Products of field elements a row.
-    pub fn products(&self) -> usize {
-        self.products
-    }
-
     /// Registers.
     pub fn registers(&self) -> usize {
         self.registers

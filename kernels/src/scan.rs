@@ -4,7 +4,7 @@ use lamina_circuits::Fr;
 
 use crate::{
     device::{Argument, Device, Grid},
-    error::{Error, at_most, same},
+    error::{Error, at_most},
     memory::{Buffer, Matrix},
     work::PRODUCT,
 };
@@ -26,24 +26,17 @@ impl Device {
     /// What precedes each row, joined:
     ///
     /// ```text
-    /// out[c][0] = starts[c] (or the neutral element),   out[c][i + 1] = out[c][i] * in[c][i]
+    /// out[c][0] = the neutral element,   out[c][i + 1] = out[c][i] * in[c][i]
     /// ```
     ///
     /// # Errors
-    /// [`Error::Shape`] unless there is a start for each column, [`Error::Memory`], [`Error::Driver`].
-    pub fn scan(&self, join: Join, columns: &Matrix<Fr>, starts: Option<&[Fr]>) -> Result<Matrix<Fr>, Error> {
+    /// [`Error::Memory`], [`Error::Driver`].
+    pub fn scan(&self, join: Join, columns: &Matrix<Fr>) -> Result<Matrix<Fr>, Error> {
         let (count, n) = (columns.columns(), columns.rows());
         let tiles = n.div_ceil(SCAN_TILE);
         let product = Argument::U32((join == Join::Product).into());
         let out = Matrix::uninitialised(self, count, n)?;
         let totals: Buffer<Fr> = Buffer::new(self, count * tiles)?;
-        let starts = match starts {
-            Some(starts) => {
-                same("starts", count, starts.len())?;
-                Some(Buffer::from_host(self, starts)?)
-            }
-            None => None,
-        };
         let joins = if join == Join::Product { 3 * PRODUCT } else { 0 };
         self.counters.kernel(96 * count * n, joins * count * n);
         let grid = Grid { blocks: count * tiles, threads: THREADS, shared_bytes: 256 };
@@ -52,10 +45,9 @@ impl Device {
         let arguments = [totals.address(), source, stride, rows, tile_count, product];
         // SAFETY: `scan_totals`. totals: [columns, tiles], in: [columns, n].
         unsafe { self.launch("scan_totals", grid, &arguments) }?;
-        let first = starts.as_ref().map_or(Argument::Address(0), Buffer::address);
-        let arguments = [totals.address(), first, tile_count, product];
+        let arguments = [totals.address(), tile_count, product];
         let one_each = Grid { blocks: if tiles == 0 { 0 } else { count }, ..grid };
-        // SAFETY: `scan_offsets`. totals: [columns, tiles], start: [columns] or none.
+        // SAFETY: `scan_offsets`. totals: [columns, tiles].
         unsafe { self.launch("scan_offsets", one_each, &arguments) }?;
         let arguments = [out.buffer.address(), source, stride, totals.address(), rows, tile_count, product];
         // SAFETY: `scan_apply`. out, in: [columns, n], offsets: [columns, tiles].

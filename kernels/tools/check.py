@@ -31,7 +31,6 @@ REGISTERS = {
     "linked_jump": 56,
     "linked_scatter": 32,
     "linked_start": 48,
-    "logup_fractions": 72,
     "msm_accumulate": 144,
     "msm_count": 32,
     "msm_digits": 40,

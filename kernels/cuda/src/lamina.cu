@@ -3,7 +3,6 @@
 #include "combine.cu"
 #include "field.cu"
 #include "linked.cu"
-#include "logup.cu"
 #include "msm.cu"
 #include "ntt.cu"
 #include "permutation.cu"

@@ -60,16 +60,15 @@ LAMINA_KERNEL(SCAN_THREADS, scan_totals)(
 }
 LAMINA_EXPORT(scan_totals)
 
-// totals[column, tile] = what precedes the tile, from `start` on. A block a column. Shared memory: 256 bytes.
+// totals[column, tile] = what precedes the tile. A block a column. Shared memory: 256 bytes.
 LAMINA_KERNEL(SCAN_THREADS, scan_offsets)(
-    Fr *totals,       // [columns, tiles]
-    const Fr *start,  // [columns], or null for the neutral element
+    Fr *totals,  // [columns, tiles]
     u32 tiles,
     u32 product)
 {
   LAMINA_SHARED(Fr, shared);
   Fr *const own = totals + (u64)blockIdx.x * tiles;
-  Fr before = start ? start[blockIdx.x] : scan_neutral(product);
+  Fr before = scan_neutral(product);
 #pragma unroll 1
   for (u32 first = 0; first < tiles; first += SCAN_THREADS) {
     const u32 tile = first + threadIdx.x;

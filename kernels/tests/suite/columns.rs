@@ -1,8 +1,10 @@
 //! Columns that lie anywhere: expanded, gathered, combined at rotations, evaluated.
 
+use std::sync::Arc;
+
 use ff::{Field, PrimeField};
 use lamina_circuits::Fr;
-use lamina_kernels::{Cell, Column, Device, Error, Ntt, Term};
+use lamina_kernels::{Cell, Column, Device, Error, Matrix, Ntt, Term};
 
 use crate::common::{Integer, cells, device, elements, matrix, single};
 
@@ -29,7 +31,7 @@ fn mixed(device: &Device, rows: usize) -> (Vec<Column>, Vec<Vec<Fr>>) {
         column::<i32>(device, rows, rows - tail, tail, 13),
     ];
     let owned = elements::<Fr>(rows, 15);
-    let shared = std::sync::Arc::new(matrix(device, &[elements(rows, 16), owned.clone()]));
+    let shared = Arc::new(matrix(device, &[elements(rows, 16), owned.clone()]));
     all.push((Column::of_matrix(&shared, 1).unwrap(), owned));
     // Taken to the device together: the second one's cells and tail lie behind the first one's.
     let (short, tails) = (cells::<i16>(2 * (rows / 2), 17), elements::<Fr>(2 * tail + 1, 18).split_off(1));
@@ -81,6 +83,20 @@ fn columns_of_one_kind_next_to_each_other() {
     shape(Column::list(&device, 2, 4, &[1i8; 6], &[Fr::ONE]).unwrap_err());
     shape(Column::list(&device, 0, 4, &[1i8], &[]).unwrap_err());
     assert!(Column::list::<i8>(&device, 0, 4, &[], &[]).unwrap().is_empty());
+}
+
+#[test]
+fn columns_that_a_matrix_has_not_are_typed_errors() {
+    let device = device();
+    let one = Arc::new(single(&device, &[1i8, 2, 3]));
+    let none = Arc::new(Matrix::<i8>::zeros(&device, 0, 3).unwrap());
+    assert_eq!(Column::of_matrix(&one, 0).unwrap().rows(), 3);
+    for (matrix, expected, at) in [(&one, 1, 1), (&none, 0, 0), (&one, 1, usize::MAX - 1)] {
+        let what = "columns of a matrix, at most";
+        let error = Column::of_matrix(matrix, at).unwrap_err();
+        assert_eq!(error, Error::Shape { what, expected, actual: at + 1 });
+    }
+    assert!(Column::of_matrix(&one, usize::MAX).is_err());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use ff::Field;
 use lamina_circuits::Fr;
-use lamina_kernels::{Device, Error, Join, Matrix, Msm, Ntt, Operation, PTX, Plan};
+use lamina_kernels::{Device, Error, Matrix, Msm, Ntt, Operation, PTX, Plan};
 
 use crate::common::{device, emulation, matrix};
 
@@ -42,9 +42,6 @@ fn shapes_that_do_not_fit_are_typed_errors() {
     shape(Matrix::from_columns(&device, &[&[1i8][..], &[1, 2]]).unwrap_err());
     shape(device.elementwise(Operation::Add, &one, &two).unwrap_err());
     shape(device.combine(&two, &[Fr::ONE]).unwrap_err());
-    shape(device.scan(Join::Sum, &two, Some(&[Fr::ONE])).unwrap_err());
-    shape(device.fractions(&two, &[Fr::ONE; 2], 0).unwrap_err());
-    shape(device.fractions(&two, &[Fr::ONE; 3], 1).unwrap_err());
     shape(Ntt::new(&device, 1).unwrap_err());
     shape(Ntt::new(&device, 25).unwrap_err());
     let ntt = Ntt::new(&device, 2).unwrap();
@@ -77,8 +74,14 @@ fn a_full_device_is_a_typed_error() {
 }
 
 #[test]
-fn time_is_taken() {
+fn time_is_taken_and_work_counted() {
     let device = device();
-    let ((), ms) = device.time_ms(|| Ok(())).unwrap();
+    let a = matrix(&device, &[vec![Fr::from(3); 5]]);
+    let begin = device.mark().unwrap();
+    let out = device.chain(&a, 2).unwrap();
+    let end = device.mark().unwrap();
+    let (ms, work) = device.between(&begin, &end).unwrap();
     assert!(ms >= 0.0);
+    assert_eq!((work.launches, work.kernel_bytes, work.multiply_adds), (1, 5 * 64, 5 * 2 * 139));
+    assert_eq!(out.column(&device, 0).unwrap(), [Fr::from(27); 5]);
 }

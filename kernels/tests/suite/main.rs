@@ -10,7 +10,6 @@ mod common;
 mod device;
 mod field;
 mod linked;
-mod logup;
 mod msm;
 mod ntt;
 mod permutation;
