@@ -26,9 +26,10 @@ use lamina_circuits::{
     testing,
     witness::{self, Witness},
 };
-use lamina_kernels_emu::Mode;
+use lamina_kernels_emu::{Fault, Mode};
 use lamina_prover::{
     Backend, Blinding, Committed, Cpu, Cuda, FalseClaim, ProveError, Prover, ProvingKey, Silent,
+    backend::Plan,
     link::Draft,
     publish::{BlindedColumns, commit_blinded},
     srs::Srs,
@@ -569,6 +570,9 @@ fn a_block_is_proved_on_the_stand_in_device() {
     let cuda = Cuda::open(0).unwrap();
     assert_eq!(cuda.name(), "cuda: emulation, host code");
     let world = world();
+    // No more memory than is planned.
+    let planned = Plan::of(&world.key).needed(false);
+    lamina_kernels_emu::inject(Fault::Memory { bytes: planned as u64 });
     let (key, srs) = (world.card.key(0).unwrap(), &world.srs);
     let trace = world.trace(0, &world.x);
     let (input, output) = (world.boundary(&world.x), world.boundary(&trace.output.q));

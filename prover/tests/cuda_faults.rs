@@ -167,9 +167,11 @@ fn a_plan_that_does_not_fit_says_both_numbers() {
     match world.prover(&cuda).err() {
         Some(SetupError::Backend(BackendError::Plan { needed, free: 100_000 })) => {
             assert!(needed > 100_000);
-            // With as much as that it works, a round of columns after the other.
+            // With as much as that it works, a round of columns after the other, where the device has no more.
             cuda.memory_bytes = needed;
+            inject(Fault::Memory { bytes: needed as u64 });
             world.prove(&world.prover(&cuda).unwrap()).unwrap();
+            heal();
         }
         other => panic!("{other:?}"),
     }

@@ -360,7 +360,12 @@ API Result cuMemFree_v2(Address address) {
   drain_all();
   return release(address);
 }
-API Result cuMemAllocAsync(Address *address, size_t bytes, void *) { return cuMemAlloc_v2(address, bytes); }
+// What the stream frees before is there for it: where memory is short that work is done first.
+API Result cuMemAllocAsync(Address *address, size_t bytes, void *stream) {
+  LOCKED;
+  if (used > faults.memory || bytes > faults.memory - used) drain(stream_of(stream));
+  return cuMemAlloc_v2(address, bytes);
+}
 API Result cuMemFreeAsync(Address address, void *stream) {
   LOCKED;
   return push_always(stream, [address] { return release(address); });
