@@ -7,13 +7,13 @@
 //! still runs.
 #![expect(clippy::print_stdout, reason = "a command")]
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use ff::Field;
 use group::Group;
 use halo2_proofs::halo2curves::bn256::{G1, G1Affine};
 use lamina_circuits::Fr;
-use lamina_kernels::{Ceilings, Cell, Device, Error, Join, Matrix, Msm, Ntt, Relation, Work};
+use lamina_kernels::{Ceilings, Cell, Column, Device, Error, Join, Matrix, Msm, Ntt, Relation, Term, Work};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -109,6 +109,22 @@ fn small(v: i64) -> Fr {
     if v < 0 { -size } else { size }
 }
 
+/// A column times each of the factors, summed, as proofs combine integers.
+fn combination<T: Cell + Into<i64>>(device: &Device, column: &[T], factors: &[Fr]) -> Result<(), Error> {
+    let (n, batch) = (column.len(), factors.len());
+    let many = Arc::new(columns(device, column, batch)?);
+    let list: Vec<Column> = (0..batch).map(|at| Column::of_matrix(&many, at)).collect::<Result<_, _>>()?;
+    let terms = list.iter().zip(factors);
+    let terms: Vec<Term<'_>> =
+        terms.map(|(column, factor)| Term { column, rotation: 0, coefficient: *factor }).collect();
+    let factor: Fr = factors.iter().sum();
+    let right = |out| each_is(device, &out, |i, v| *v == factor * small(column[i].into()));
+    let timed = median(device, right, || device.combine_columns(&terms, n))?;
+    let (log_n, bits) = (n.ilog2(), T::BITS);
+    line(&format!("combination of {batch} x 2^{log_n}, {bits} bits"), &timed, 1, "cells", n * batch);
+    Ok(())
+}
+
 fn run(device: &Device, log_sizes: &[u32], batch: usize) -> Result<(), Error> {
     let largest = 1usize << log_sizes.iter().max().copied().unwrap_or(10);
     let fields = random(largest, 1, |w| Fr::from(u64::from(w)).square().square().square());
@@ -180,15 +196,8 @@ fn run(device: &Device, log_sizes: &[u32], batch: usize) -> Result<(), Error> {
         let timed = median(device, |sums| Ok(sums == vec![sum; batch]), || msm.multiply(0, &many))?;
         line(&format!("MSM 2^{log_n}, 16 bits, each of {batch}"), &timed, batch, "points", n * batch);
 
-        let factors = &fields[..batch];
-        let factor: Fr = factors.iter().sum();
-        let right = |out| each_is(device, &out, |i, v| *v == factor * small(shorts[i].into()));
-        let timed = median(device, right, || device.combine(&many, factors))?;
-        line(&format!("combination of {batch} x 2^{log_n}, 16 bits"), &timed, 1, "cells", n * batch);
-        let many = columns(device, bytes, batch)?;
-        let right = |out| each_is(device, &out, |i, v| *v == factor * small(bytes[i].into()));
-        let timed = median(device, right, || device.combine(&many, factors))?;
-        line(&format!("combination of {batch} x 2^{log_n}, 8 bits"), &timed, 1, "cells", n * batch);
+        combination(device, shorts, &fields[..batch])?;
+        combination(device, bytes, &fields[..batch])?;
     }
     Ok(())
 }

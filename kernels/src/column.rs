@@ -278,9 +278,20 @@ impl Device {
     /// # Errors
     /// [`Error::Shape`] where a column has other than `rows` rows, [`Error::Memory`], [`Error::Driver`].
     pub fn combine_columns(&self, terms: &[Term<'_>], rows: usize) -> Result<Matrix<Fr>, Error> {
-        let (list, coefficients, excess) =
-            self.terms(terms, |column| same("rows of a column", rows, column.rows))?;
-        self.combine_described(&list, &coefficients, excess, terms.len(), rows)
+        let mut list = Vec::with_capacity(terms.len());
+        let mut coefficients = Vec::with_capacity(terms.len());
+        let mut excess = None;
+        for term in terms {
+            same("rows of a column", rows, term.column.rows)?;
+            let (bytes, multiply_adds) = term.column.work();
+            self.counters.kernel(bytes, multiply_adds);
+            list.push(term.column.descriptor(term.rotation));
+            coefficients.push(term.coefficient);
+            if term.column.bits > 0 {
+                *excess.get_or_insert(Fr::ZERO) += term.coefficient * term.column.offset();
+            }
+        }
+        self.combine_described(&list, &coefficients, excess, rows)
     }
 
     /// `out[i] = sum_l coefficient_l poly_l[i]` for polynomials of at most `len` coefficients, as columns of one.
@@ -296,38 +307,20 @@ impl Device {
             list.push([poly.buffer.base(), 0, pair(Fr::KIND as usize, poly.rows()), pair(len, 0)]);
         }
         let coefficients: Vec<Fr> = polys.iter().map(|(_, coefficient)| *coefficient).collect();
-        let list = Buffer::from_host(self, &list)?;
-        let coefficients = Buffer::from_host(self, &coefficients)?;
-        self.combine_described(&list, &coefficients, Fr::ZERO, polys.len(), len)
+        self.combine_described(&list, &coefficients, None, len)
     }
 
-    fn terms(
-        &self,
-        terms: &[Term<'_>],
-        check: impl Fn(&Column) -> Result<(), Error>,
-    ) -> Result<(Buffer<Descriptor>, Buffer<Fr>, Fr), Error> {
-        let mut list = Vec::with_capacity(terms.len());
-        let mut coefficients = Vec::with_capacity(terms.len());
-        let mut excess = Fr::ZERO;
-        for term in terms {
-            check(term.column)?;
-            let (bytes, multiply_adds) = term.column.work();
-            self.counters.kernel(bytes, multiply_adds);
-            list.push(term.column.descriptor(term.rotation));
-            coefficients.push(term.coefficient);
-            excess += term.coefficient * term.column.offset();
-        }
-        Ok((Buffer::from_host(self, &list)?, Buffer::from_host(self, &coefficients)?, excess))
-    }
-
+    /// `excess`: what the offsets of integers sum to, none where all columns are field elements.
     fn combine_described(
         &self,
-        list: &Buffer<Descriptor>,
-        coefficients: &Buffer<Fr>,
-        excess: Fr,
-        count: usize,
+        list: &[Descriptor],
+        coefficients: &[Fr],
+        excess: Option<Fr>,
         rows: usize,
     ) -> Result<Matrix<Fr>, Error> {
+        let count = list.len();
+        let list = Buffer::from_host(self, list)?;
+        let coefficients = Buffer::from_host(self, coefficients)?;
         let row_blocks = rows.div_ceil(COMBINE_ROWS);
         let wanted = (BLOCKS / row_blocks.max(1)).clamp(1, count.div_ceil(MIN_CHUNK).max(1));
         let chunk_len = count.div_ceil(wanted).clamp(1, MAX_CHUNK);
@@ -345,17 +338,19 @@ impl Device {
         let grid = Grid { blocks: row_blocks * chunks, threads: 256, shared_bytes: 64 * chunk_len };
         // SAFETY: `columns_combine`. parts: [chunks, n], columns and coefficients: [count], columns of n rows.
         unsafe { self.launch("columns_combine", grid, &arguments) }?;
-        self.counters.kernel(64 * rows * chunks, 3 * PRODUCT * rows * chunks);
+        // Sums of integers are reduced by two products a row and chunk.
+        let reductions = if excess.is_some() { 2 } else { 0 };
+        self.counters.kernel(64 * rows * chunks, reductions * PRODUCT * rows * chunks);
         let out = Matrix::uninitialised(self, 1, rows)?;
         let arguments = [
             out.buffer.address(),
             parts.address(),
-            excess.into(),
+            excess.unwrap_or(Fr::ZERO).into(),
             Argument::U32(rows as u32),
             Argument::U32(chunks as u32),
         ];
-        // SAFETY: `combine_sum`. out: [n], parts: [chunks, n].
-        unsafe { self.launch("combine_sum", Grid::of(rows, 256), &arguments) }?;
+        // SAFETY: `columns_sum`. out: [n], parts: [chunks, n].
+        unsafe { self.launch("columns_sum", Grid::of(rows, 256), &arguments) }?;
         Ok(out)
     }
 
@@ -463,3 +458,5 @@ impl Device {
         self.totals(&parts)
     }
 }
+
+const _: () = assert!(Fr::NUM_BITS == 254, "ten words hold 2^32 products with 32-bit integers");

@@ -14,7 +14,6 @@
 #![expect(unsafe_code, reason = "the driver's interface takes pointers")]
 
 mod column;
-mod combine;
 mod device;
 mod error;
 mod field;

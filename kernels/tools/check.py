@@ -14,9 +14,7 @@ directory = sys.argv[1]
 REGISTERS = {
     "columns_combine": 112,
     "columns_expand": 40,
-    "combine_fields": 48,
-    "combine_integers": 80,
-    "combine_sum": 32,
+    "columns_sum": 32,
     "divide_finish": 48,
     "dot_fields": 64,
     "dot_integers": 128,

@@ -19,6 +19,8 @@ constexpr u32 COLUMNS_THREADS = 256, COLUMNS_ROWS = 2;
 
 // parts[chunk, i] = sum over the chunk's columns of c_l (v_l[i] + offset_l): `offset_l` is `kind_offset` for integers,
 // zero for field elements and for tails. The caller takes sum_l offset_l c_l off again.
+// Integers are not turned into field elements. A coefficient's eight words times an integer of up to 32 bits are eight wide
+// multiply-adds onto a sum of ten words, which is reduced once for all columns: low + 2^256 high.
 // A block takes 512 rows of one chunk. Shared memory: 64 * chunk_len bytes.
 LAMINA_KERNEL(COLUMNS_THREADS, columns_combine)(
     Fr *parts,              // [chunks, n]
@@ -44,12 +46,14 @@ LAMINA_KERNEL(COLUMNS_THREADS, columns_combine)(
   const u32 i0 = row < n ? row : n - 1, i1 = next < n ? next : n - 1;
   Wide wide0 = wide_zero(), wide1 = wide0;
   Fr sum0 = fp_zero<FrParameters>(), sum1 = sum0;
+  bool integers = false;
 #pragma unroll 1
   for (u32 l = 0; l < own; l++) {
     const Column column = list[l];
     const Fr coefficient = coefficients[l];
     const u32 r0 = rotated(column, i0, n), r1 = rotated(column, i1, n);
     const bool elements = column.kind == KIND_FIELD;
+    integers = integers || !elements;
     if (!elements) {
       const u32 v0 = load_shifted(column, r0), v1 = load_shifted(column, r1);
       wide0 = wide_add(wide0, coefficient, v0);
@@ -58,10 +62,32 @@ LAMINA_KERNEL(COLUMNS_THREADS, columns_combine)(
     if (elements || r0 >= column.tail_start) sum0 = sum0 + coefficient * load_element(column, r0);
     if (elements || r1 >= column.tail_start) sum1 = sum1 + coefficient * load_element(column, r1);
   }
-  if (row < n) parts[(u64)chunk * n + row] = canonical(sum0 + wide_reduce(wide0));
-  if (next < n) parts[(u64)chunk * n + next] = canonical(sum1 + wide_reduce(wide1));
+  // Field elements alone have nothing to reduce.
+  if (integers) {
+    sum0 = sum0 + wide_reduce(wide0);
+    sum1 = sum1 + wide_reduce(wide1);
+  }
+  if (row < n) parts[(u64)chunk * n + row] = canonical(sum0);
+  if (next < n) parts[(u64)chunk * n + next] = canonical(sum1);
 }
 LAMINA_EXPORT(columns_combine)
+
+// out[i] = sum_chunk parts[chunk, i] - excess
+LAMINA_KERNEL(256, columns_sum)(
+    Fr *out,          // [n]
+    const Fr *parts,  // [chunks, n]
+    Fr excess,
+    u32 n,
+    u32 chunks)
+{
+  const u32 i = global_thread();
+  if (i >= n) return;
+  Fr sum = fp_zero<FrParameters>() - excess;
+#pragma unroll 1
+  for (u32 chunk = 0; chunk < chunks; chunk++) sum = sum + parts[(u64)chunk * n + i];
+  out[i] = canonical(sum);
+}
+LAMINA_EXPORT(columns_sum)
 
 constexpr u32 DOT_THREADS = 128, DOT_WARPS = DOT_THREADS / 32, DOT_COLUMNS = 4;
 

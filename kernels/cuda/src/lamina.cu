@@ -1,6 +1,5 @@
 // All kernels, as one unit: one PTX.
 #include "columns.cu"
-#include "combine.cu"
 #include "field.cu"
 #include "linked.cu"
 #include "msm.cu"

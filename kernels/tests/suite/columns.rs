@@ -127,6 +127,46 @@ fn combinations_of_rotated_columns_of_all_kinds() {
     assert_eq!(none.column(&device, 0).unwrap(), [Fr::ZERO; 5]);
 }
 
+/// Sizes around those of blocks and chunks, of columns next to each other.
+fn combinations_of<T: Integer>() {
+    let device = device();
+    for (count, rows) in [(1, 1), (3, 2), (16, 255), (17, 513), (40, 1000), (300, 70)] {
+        let cells: Vec<Vec<T>> = (0..count).map(|seed| cells(rows, seed as u8)).collect();
+        let coefficients = elements::<Fr>(count, 1);
+        let shared = Arc::new(matrix(&device, &cells));
+        let columns: Vec<Column> = (0..count).map(|at| Column::of_matrix(&shared, at).unwrap()).collect();
+        let terms = columns.iter().zip(&coefficients);
+        let terms: Vec<Term<'_>> =
+            terms.map(|(column, c)| Term { column, rotation: 0, coefficient: *c }).collect();
+        let out = device.combine_columns(&terms, rows).unwrap();
+        assert_eq!((out.columns(), out.rows()), (1, rows));
+        for (row, out) in out.column(&device, 0).unwrap().iter().enumerate() {
+            let products = cells.iter().zip(&coefficients).map(|(column, c)| column[row].to_field() * c);
+            assert_eq!(*out, products.sum::<Fr>(), "{count} columns, row {row} of {rows}");
+        }
+    }
+}
+
+#[test]
+fn combinations_of_integers_of_8_bits() {
+    combinations_of::<i8>();
+}
+
+#[test]
+fn combinations_of_integers_of_16_bits() {
+    combinations_of::<i16>();
+}
+
+#[test]
+fn combinations_of_integers_of_32_bits() {
+    combinations_of::<i32>();
+}
+
+#[test]
+fn combinations_of_field_elements() {
+    combinations_of::<Fr>();
+}
+
 #[test]
 fn combinations_of_polynomials_of_any_length() {
     let device = device();

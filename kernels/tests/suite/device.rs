@@ -41,7 +41,6 @@ fn shapes_that_do_not_fit_are_typed_errors() {
     let shape = |error: Error| assert!(matches!(error, Error::Shape { .. }), "{error}");
     shape(Matrix::from_columns(&device, &[&[1i8][..], &[1, 2]]).unwrap_err());
     shape(device.elementwise(Operation::Add, &one, &two).unwrap_err());
-    shape(device.combine(&two, &[Fr::ONE]).unwrap_err());
     shape(Ntt::new(&device, 1).unwrap_err());
     shape(Ntt::new(&device, 25).unwrap_err());
     let ntt = Ntt::new(&device, 2).unwrap();
@@ -69,8 +68,9 @@ fn a_full_device_is_a_typed_error() {
     assert!(matches!(error, Error::Memory { .. }), "{error}");
     // Nothing is lost, and the device goes on.
     assert_eq!(device.memory_bytes().unwrap().0, free);
-    let sum = device.combine(&matrix(&device, &[vec![3i8]]), &[Fr::ONE]).unwrap();
-    assert_eq!(sum.column(&device, 0).unwrap(), [Fr::from(3)]);
+    let three = matrix(&device, &[vec![Fr::from(3)]]);
+    let sum = device.elementwise(Operation::Add, &three, &three).unwrap();
+    assert_eq!(sum.column(&device, 0).unwrap(), [Fr::from(6)]);
 }
 
 #[test]

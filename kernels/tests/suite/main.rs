@@ -5,7 +5,6 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod columns;
-mod combine;
 mod common;
 mod device;
 mod field;

@@ -545,7 +545,7 @@ impl Backend for Cuda {
             }
             Some(all)
         };
-        let mut parts = Matrix::zeros(device, cosets, n)?;
+        let mut parts = Vec::with_capacity(cosets);
         for (at, coset) in key.cosets.iter().enumerate() {
             let values = match &kept {
                 Some(coefficients) => key.ntt.values_on(coset, coefficients)?,
@@ -560,10 +560,14 @@ impl Backend for Cuda {
             };
             let numerator = device.run(&code, &values, key.vanishing[at])?;
             drop(values);
-            parts.place(device, at, &key.ntt.coefficients_from(coset, &numerator)?)?;
+            parts.push(key.ntt.coefficients_from(coset, &numerator)?);
         }
         drop(kept);
-        key.limb_weights.iter().map(|weights| Ok(device.combine(&parts, weights)?)).collect()
+        let limb = |weights: &Vec<Fr>| {
+            let polys: Vec<_> = parts.iter().zip(weights.iter().copied()).collect();
+            Ok(device.combine_polys(&polys, n)?)
+        };
+        key.limb_weights.iter().map(limb).collect()
     }
 
     fn evaluate(
