@@ -197,6 +197,19 @@ impl Split {
     }
 }
 
+/// The terms of a sum: the first, and the others in order. Long sums are left-leaning: walked in a loop.
+fn summands<'g>(
+    left: &'g Gate<Fr>,
+    right: &'g Gate<Fr>,
+) -> (&'g Gate<Fr>, impl Iterator<Item = &'g Gate<Fr>>) {
+    let (mut head, mut tail) = (left, vec![right]);
+    while let Gate::Sum(left, right) = head {
+        tail.push(right);
+        head = left;
+    }
+    (head, tail.into_iter().rev())
+}
+
 /// The identity whose quotient the prover commits to, as a graph with shared subexpressions.
 #[derive(Debug, Default)]
 pub struct Identity {
@@ -370,15 +383,9 @@ impl Identity {
             Gate::Challenge(challenge) => constant(challenges[challenge.index()]),
             Gate::Negated(inner) => self.fold(inner, challenges).scale(-Fr::ONE),
             Gate::Sum(left, right) => {
-                // Long sums are left-leaning: walked in a loop, added once each.
-                let mut tail = vec![right.as_ref()];
-                let mut head = left.as_ref();
-                while let Gate::Sum(left, right) = head {
-                    tail.push(right);
-                    head = left;
-                }
+                let (head, tail) = summands(left, right);
                 let mut sum = self.fold(head, challenges);
-                for term in tail.into_iter().rev() {
+                for term in tail {
                     let term = self.fold(term, challenges);
                     sum.add(&term, Fr::ONE);
                 }
@@ -414,14 +421,9 @@ impl Identity {
             Gate::Negated(inner) => Some(self.split(inner, column, challenges)?.scale(-Fr::ONE)),
             Gate::Scaled(inner, by) => Some(self.split(inner, column, challenges)?.scale(*by)),
             Gate::Sum(left, right) => {
-                let mut tail = vec![right.as_ref()];
-                let mut head = left.as_ref();
-                while let Gate::Sum(left, right) = head {
-                    tail.push(right);
-                    head = left;
-                }
+                let (head, tail) = summands(left, right);
                 let mut sum = self.split(head, column, challenges)?;
-                for term in tail.into_iter().rev() {
+                for term in tail {
                     let term = self.split(term, column, challenges)?;
                     sum.rest.add(&term.rest, Fr::ONE);
                     for (rotation, factor) in term.factors {
