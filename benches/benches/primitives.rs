@@ -130,7 +130,7 @@ impl Loaded {
     fn new(kernels: Kernels, bases: &Bases) -> Self {
         let cpu = Cpu { kernels, ..Cpu::default() };
         let usable = bases.monomial.len() - 6;
-        let identity = Identity::default();
+        let identity = Identity::empty(0);
         let shape = Shape { columns: 0, products: 0, openings: 0, identity: &identity };
         let key = done(cpu.load(&Setup { bases, degree: DEGREE, usable, fixed: &[], sigma: &[], shape }));
         Loaded { name: cpu.name(), cpu, key }

@@ -1,7 +1,7 @@
 //! Columns of later phases, from the circuit's own gates.
 //!
 //! A witness says by which gates its later columns follow from the earlier ones ([`Step`]). Here the gates are looked up and
-//! taken apart, once the challenges are known; a backend that [derives](crate::Backend::derives) does the rest where its
+//! taken apart, once a key; a backend that [derives](crate::Backend::derives) does the rest where its
 //! columns are. Nothing depends on it for soundness: what it gives is committed to and proven like any other witness.
 
 use halo2_proofs::plonk::{ConstraintSystem, Expression};
@@ -9,60 +9,56 @@ use lamina_circuits::{
     Fr,
     witness::{Copies, Solve, Step},
 };
-use rayon::prelude::*;
 
 use crate::{
     error::ProveError,
     expression::{Affine, Identity},
 };
 
-/// How the columns of a phase are computed.
-#[derive(Debug)]
-pub struct Derivation<'a> {
+/// How the columns of a phase are computed, whatever the challenges.
+#[derive(Clone, Debug)]
+pub struct Derivation {
     /// The phase's advice columns, ascending.
     pub columns: Vec<usize>,
     /// What to do, in order, with columns of zeros.
-    pub steps: Vec<Derived<'a>>,
-    /// All challenges so far, by index.
-    pub challenges: &'a [Fr],
+    pub steps: Vec<Derived>,
+    /// The nodes that relations name, over the circuit's challenges.
+    pub identity: Identity,
 }
 
 /// A [`Step`] with its gates.
-#[derive(Debug)]
-pub enum Derived<'a> {
+#[derive(Clone, Debug)]
+pub enum Derived {
     /// Cells that gates determine, independently of one another.
-    Solve(Vec<Relation<'a>>),
+    Solve(Vec<Relation>),
     /// Cells that equal others.
-    Copy(&'a Copies),
+    Copy(Copies),
 }
 
 /// A [`Solve`] with its gate.
-#[derive(Debug)]
-pub struct Relation<'a> {
+#[derive(Clone, Debug)]
+pub struct Relation {
     /// The advice column.
     pub column: usize,
     /// The rotation of the cell that is determined.
     pub rotation: i32,
     /// The gate's polynomial.
-    pub polynomial: &'a Expression<Fr>,
+    pub polynomial: Expression<Fr>,
     /// The same, by its dependence on the column.
     pub affine: Affine,
-    /// The nodes that `affine` names.
-    pub identity: Identity,
 }
 
-impl<'a> Derivation<'a> {
+impl Derivation {
     /// Looks up and takes apart what `steps` name.
     ///
     /// # Errors
     /// [`ProveError::AdviceColumns`] where the steps do not write exactly the phase's columns; [`ProveError::Derivation`] where
     /// a gate is not there or not affine in the cell, or a copy is not of usable rows.
     pub fn new(
-        cs: &'a ConstraintSystem<Fr>,
+        cs: &ConstraintSystem<Fr>,
         usable: usize,
         phase: u8,
-        steps: &'a [Step],
-        challenges: &'a [Fr],
+        steps: &[Step],
     ) -> Result<Self, ProveError> {
         let phases = cs.advice_column_phase();
         let columns: Vec<usize> = (0..phases.len()).filter(|&at| phases[at] == phase).collect();
@@ -72,9 +68,10 @@ impl<'a> Derivation<'a> {
         if written != columns {
             return Err(ProveError::AdviceColumns { phase, expected: columns, actual: written });
         }
-        let derived = steps.par_iter().map(|step| match step {
+        let mut identity = Identity::empty(cs.num_challenges());
+        let derived = steps.iter().map(|step| match step {
             Step::Solve(list) => {
-                let relations = list.par_iter().map(|one| Relation::new(cs, one, challenges));
+                let relations = list.iter().map(|one| Relation::new(cs, one, &mut identity));
                 Ok(Derived::Solve(relations.collect::<Result<_, _>>()?))
             }
             Step::Copy(copies) => {
@@ -85,16 +82,17 @@ impl<'a> Derivation<'a> {
                 if outside {
                     Err(ProveError::Derivation { column, problem })
                 } else {
-                    Ok(Derived::Copy(copies))
+                    Ok(Derived::Copy(copies.clone()))
                 }
             }
         });
-        Ok(Derivation { columns, steps: derived.collect::<Result<_, _>>()?, challenges })
+        let steps = derived.collect::<Result<_, _>>()?;
+        Ok(Derivation { columns, steps, identity })
     }
 }
 
-impl<'a> Relation<'a> {
-    fn new(cs: &'a ConstraintSystem<Fr>, solve: &Solve, challenges: &[Fr]) -> Result<Self, ProveError> {
+impl Relation {
+    fn new(cs: &ConstraintSystem<Fr>, solve: &Solve, identity: &mut Identity) -> Result<Self, ProveError> {
         let &Solve { column, rotation, gate, polynomial } = solve;
         let refused = |problem| ProveError::Derivation { column, problem };
         let polynomial = cs
@@ -104,12 +102,11 @@ impl<'a> Relation<'a> {
             .flat_map(|gate| gate.polynomials())
             .nth(polynomial)
             .ok_or(refused("its gate is not there"))?;
-        let mut identity = Identity::default();
         let affine = identity
-            .affine(polynomial, column, challenges)
+            .affine(polynomial, column)
             .filter(|affine| affine.factors.contains_key(&rotation))
             .ok_or(refused("its gate is not affine in the cell"))?;
-        Ok(Relation { column, rotation, polynomial, affine, identity })
+        Ok(Relation { column, rotation, polynomial: polynomial.clone(), affine })
     }
 }
 
@@ -145,7 +142,7 @@ mod tests {
     ) -> (Vec<Vec<Fr>>, Vec<Vec<Fr>>) {
         let (n, usable) = (1usize << key.k(), key.usable_rows());
         let bases = Bases::new(&ParamsKZG::<Bn256>::setup(key.k(), rand_core::OsRng), key.k()).unwrap();
-        let identity = Identity::default();
+        let identity = Identity::empty(0);
         let setup = Setup {
             bases: &bases,
             degree: key.degree(),
@@ -174,10 +171,11 @@ mod tests {
         let challenges: Vec<Fr> =
             (0..cs.num_challenges() as u64).map(|i| Fr::from_raw([i + 3, 9 * i, 77, 5])).collect();
         let steps = witness.steps(1).unwrap();
-        let derivation = Derivation::new(cs, usable, 1, &steps, &challenges).unwrap();
+        let derivation = Derivation::new(cs, usable, 1, &steps).unwrap();
         let tails = derivation.columns.iter().map(|&column| tail(column)).collect();
         assert!(backend.derives());
-        let derived = backend.derive(&loaded, &columns, &derivation, tails).unwrap();
+        let compiled = backend.compile(&loaded, derivation);
+        let derived = backend.derive(&loaded, &columns, &compiled, &challenges, tails).unwrap();
         let derived = derived.iter().map(|column| backend.read_column(&loaded, column).unwrap()).collect();
         let said = witness.columns(1, &challenges).into_iter().map(|(index, values)| {
             let Column::Field(mut values) = values else { panic!("later columns are field elements") };
@@ -255,12 +253,11 @@ mod tests {
         let witness = BlockWitness::new(&circuit.layout, Arc::new(columns), &trace);
         let mut cs = ConstraintSystem::default();
         BlockCircuit::configure_with_params(&mut cs, circuit.params.clone());
-        let challenges = vec![Fr::from(3); cs.num_challenges()];
         let usable = circuit.layout.active + 1;
         let refused = |change: &dyn Fn(&mut Vec<Step>)| {
             let mut steps = witness.steps(1).unwrap();
             change(&mut steps);
-            Derivation::new(&cs, usable, 1, &steps, &challenges).map(|_| ()).unwrap_err()
+            Derivation::new(&cs, usable, 1, &steps).map(|_| ()).unwrap_err()
         };
         let first = |change: &dyn Fn(&mut Solve)| {
             refused(&|steps| match &mut steps[0] {
@@ -294,14 +291,14 @@ mod tests {
         let missing = refused(&|steps| steps.truncate(1));
         assert!(matches!(missing, ProveError::AdviceColumns { phase: 1, .. }), "{missing}");
         // The product of a column with itself is not affine in it.
-        let mut identity = Identity::default();
+        let mut identity = Identity::empty(cs.num_challenges());
         let column = cs.gates().iter().find(|gate| gate.name() == "product/1").unwrap();
         let polynomial = column.polynomials()[0].clone();
         let (index, _) = cs.advice_queries()[0];
-        assert!(identity.affine(&polynomial, index.index(), &challenges).is_some());
+        assert!(identity.affine(&polynomial, index.index()).is_some());
         let square = polynomial.clone() * polynomial;
         let wa = witness.steps(1).unwrap()[2].columns().next().unwrap();
-        assert!(identity.affine(&square, wa, &challenges).is_none());
+        assert!(identity.affine(&square, wa).is_none());
     }
 
     #[test]

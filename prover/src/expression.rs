@@ -1,4 +1,4 @@
-//! Gate expressions after the challenges are known: constants folded, linear parts kept whole.
+//! Gate expressions before the challenges are known: constants folded, linear parts kept whole.
 //!
 //! A constraint system is turned into one polynomial identity
 //!
@@ -7,13 +7,16 @@
 //! ```
 //!
 //! over *atoms* (a column at a rotation). Every subexpression of degree at most one stays a single
-//! [`Linear`] form, so that a backend can form it before any transform.
+//! [`Linear`] form, so that a backend can form it before any transform. Coefficients are [`Scalar`]s: one identity serves all
+//! proofs of a key.
 
 use std::collections::{BTreeMap, HashMap};
 
-use ff::{Field, PrimeField};
+use ff::PrimeField;
 use halo2_proofs::plonk::{Any, Column as PlonkColumn, ConstraintSystem, Expression as Gate};
 use lamina_circuits::Fr;
+
+use crate::tape::{Scalar, Tape};
 
 /// A column that gates may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,40 +61,37 @@ pub struct Atom {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Linear {
     /// The terms.
-    pub terms: Vec<(Atom, Fr)>,
+    pub terms: Vec<(Atom, Scalar)>,
     /// The constant.
-    pub constant: Fr,
+    pub constant: Scalar,
 }
 
 impl Linear {
-    fn atom(source: Source, rotation: i32) -> Self {
-        Linear { terms: vec![(Atom { source, rotation }, Fr::ONE)], constant: Fr::ZERO }
-    }
-
     fn is_zero(&self) -> bool {
-        self.terms.is_empty() && self.constant == Fr::ZERO
+        self.terms.is_empty() && self.constant == Scalar::ZERO
     }
 
-    fn scale(&mut self, by: Fr) {
-        if by == Fr::ZERO {
+    fn scale(&mut self, tape: &mut Tape, by: Scalar) {
+        if by == Scalar::ZERO {
             self.terms.clear();
         }
         for (_, coefficient) in &mut self.terms {
-            *coefficient *= by;
+            *coefficient = tape.multiply(*coefficient, by);
         }
-        self.constant *= by;
+        self.constant = tape.multiply(self.constant, by);
     }
 
-    fn add(&mut self, other: &Linear, by: Fr) {
-        self.constant += other.constant * by;
-        if by == Fr::ZERO {
+    fn add(&mut self, tape: &mut Tape, other: &Linear, by: Scalar) {
+        let constant = tape.multiply(other.constant, by);
+        self.constant = tape.add(self.constant, constant);
+        if by == Scalar::ZERO {
             return;
         }
         // Long sums are mostly of ever later columns.
         if let (Some((first, _)), last) = (other.terms.first(), self.terms.last())
             && last.is_none_or(|(last, _)| last < first)
         {
-            self.terms.extend(other.terms.iter().map(|(atom, c)| (*atom, *c * by)));
+            self.terms.extend(other.terms.iter().map(|(atom, c)| (*atom, tape.multiply(*c, by))));
             return;
         }
         if other.terms.is_empty() {
@@ -104,17 +104,18 @@ impl Linear {
             let next = match (left.peek(), right.peek()) {
                 (None, None) => break,
                 (Some(_), None) => left.next(),
-                (None, Some(_)) => right.next().map(|(atom, c)| (atom, c * by)),
+                (None, Some(_)) => right.next().map(|(atom, c)| (atom, tape.multiply(c, by))),
                 (Some(a), Some(b)) if a.0 < b.0 => left.next(),
-                (Some(a), Some(b)) if a.0 > b.0 => right.next().map(|(atom, c)| (atom, c * by)),
+                (Some(a), Some(b)) if a.0 > b.0 => right.next().map(|(atom, c)| (atom, tape.multiply(c, by))),
                 (Some(a), Some(b)) => {
-                    let sum = (a.0, a.1 + b.1 * by);
+                    let scaled = tape.multiply(b.1, by);
+                    let sum = (a.0, tape.add(a.1, scaled));
                     left.next();
                     right.next();
                     Some(sum)
                 }
             };
-            terms.extend(next.filter(|(_, c)| *c != Fr::ZERO));
+            terms.extend(next.filter(|(_, c)| *c != Scalar::ZERO));
         }
         self.terms = terms;
     }
@@ -131,7 +132,7 @@ pub enum Node {
         /// The part of degree at most one.
         linear: Linear,
         /// The products, each with its coefficient, ascending by node.
-        terms: Vec<(Fr, NodeId)>,
+        terms: Vec<(Scalar, NodeId)>,
     },
     /// The product of two nodes.
     Product(NodeId, NodeId),
@@ -141,33 +142,43 @@ pub enum Node {
 #[derive(Clone, Debug, Default)]
 struct Sum {
     linear: Linear,
-    terms: Vec<(Fr, NodeId)>,
+    terms: Vec<(Scalar, NodeId)>,
 }
 
 impl Sum {
-    fn scale(mut self, by: Fr) -> Self {
-        if by == Fr::ONE {
+    fn constant(constant: Scalar) -> Self {
+        Sum { linear: Linear { terms: Vec::new(), constant }, terms: Vec::new() }
+    }
+
+    fn atom(source: Source, rotation: i32) -> Self {
+        let terms = vec![(Atom { source, rotation }, Scalar::ONE)];
+        Sum { linear: Linear { terms, constant: Scalar::ZERO }, terms: Vec::new() }
+    }
+
+    fn scale(mut self, tape: &mut Tape, by: Scalar) -> Self {
+        if by == Scalar::ONE {
             return self;
         }
-        self.linear.scale(by);
-        if by == Fr::ZERO {
+        self.linear.scale(tape, by);
+        if by == Scalar::ZERO {
             self.terms.clear();
         }
         for (coefficient, _) in &mut self.terms {
-            *coefficient *= by;
+            *coefficient = tape.multiply(*coefficient, by);
         }
         self
     }
 
-    fn add(&mut self, other: &Sum, by: Fr) {
-        self.linear.add(&other.linear, by);
+    fn add(&mut self, tape: &mut Tape, other: &Sum, by: Scalar) {
+        self.linear.add(tape, &other.linear, by);
         for &(coefficient, node) in &other.terms {
+            let scaled = tape.multiply(coefficient, by);
             match self.terms.binary_search_by_key(&node, |term| term.1) {
-                Ok(at) => self.terms[at].0 += coefficient * by,
-                Err(at) => self.terms.insert(at, (coefficient * by, node)),
+                Ok(at) => self.terms[at].0 = tape.add(self.terms[at].0, scaled),
+                Err(at) => self.terms.insert(at, (scaled, node)),
             }
         }
-        self.terms.retain(|(c, _)| *c != Fr::ZERO);
+        self.terms.retain(|(c, _)| *c != Scalar::ZERO);
     }
 }
 
@@ -188,11 +199,11 @@ struct Split {
 }
 
 impl Split {
-    fn scale(self, by: Fr) -> Self {
+    fn scale(self, tape: &mut Tape, by: Scalar) -> Self {
         let factors = self.factors.into_iter();
         Split {
-            factors: factors.map(|(rotation, factor)| (rotation, factor.scale(by))).collect(),
-            rest: self.rest.scale(by),
+            factors: factors.map(|(rotation, factor)| (rotation, factor.scale(tape, by))).collect(),
+            rest: self.rest.scale(tape, by),
         }
     }
 }
@@ -211,12 +222,14 @@ fn summands<'g>(
 }
 
 /// The identity whose quotient the prover commits to, as a graph with shared subexpressions.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Identity {
     /// The nodes; operands come before the nodes that use them.
     pub nodes: Vec<Node>,
     /// The node of `N(X)`.
     pub root: NodeId,
+    /// What coefficients are made of: the circuit's challenges by index, then `beta`, `gamma`, `y`.
+    pub tape: Tape,
     index: HashMap<Node, NodeId>,
 }
 
@@ -225,24 +238,24 @@ pub struct Identity {
 const MERGE_TERMS: usize = 4;
 
 impl Identity {
+    /// An identity without nodes, over a tape of this many challenges.
+    pub fn empty(challenges: usize) -> Self {
+        Identity { nodes: Vec::new(), root: 0, tape: Tape::new(challenges), index: HashMap::new() }
+    }
+
     /// Folds all gates and the permutation argument into one identity.
     ///
     /// # Transcript
-    /// `challenges` by challenge index; `beta`, `gamma`, `y` as the verifier draws them.
-    pub fn new(
-        cs: &ConstraintSystem<Fr>,
-        degree: usize,
-        challenges: &[Fr],
-        beta: Fr,
-        gamma: Fr,
-        y: Fr,
-    ) -> Self {
-        let mut identity = Identity::default();
+    /// `beta`, `gamma`, `y` as the verifier draws them, after the circuit's challenges.
+    pub fn new(cs: &ConstraintSystem<Fr>, degree: usize) -> Self {
+        let challenges = cs.num_challenges();
+        let mut identity = Identity::empty(challenges + 3);
+        let [beta, gamma, y] = [0, 1, 2].map(|at| identity.tape.challenge(challenges + at));
         let mut parts: Vec<Sum> = cs
             .gates()
             .iter()
             .flat_map(|gate| gate.polynomials())
-            .map(|polynomial| identity.fold(polynomial, challenges))
+            .map(|polynomial| identity.fold(polynomial))
             .collect();
         identity.permutation(cs, degree, beta, gamma, &mut parts);
 
@@ -250,7 +263,7 @@ impl Identity {
         let mut rest = Sum::default();
         let mut groups: Vec<(NodeId, Sum)> = Vec::new();
         let mut group_of: HashMap<NodeId, usize> = HashMap::new();
-        let mut power = Fr::ONE;
+        let mut power = Scalar::ONE;
         for part in parts.iter().rev() {
             let single = match part.terms[..] {
                 [(coefficient, node)] if part.linear.is_zero() => {
@@ -261,31 +274,31 @@ impl Identity {
             match single {
                 None => {
                     let node = identity.intern(part.clone());
-                    rest.add(&node, power);
+                    rest.add(&mut identity.tape, &node, power);
                 }
                 Some((coefficient, selector, body)) => {
                     let at = *group_of.entry(selector).or_insert_with(|| {
                         groups.push((selector, Sum::default()));
                         groups.len() - 1
                     });
-                    let scale = power * coefficient;
+                    let scale = identity.tape.multiply(power, coefficient);
                     let mut body = identity.as_sum(body);
                     if body.linear.terms.len() >= MERGE_TERMS || body.terms.is_empty() {
                         let linear = std::mem::take(&mut body.linear);
-                        groups[at].1.linear.add(&linear, scale);
+                        groups[at].1.linear.add(&mut identity.tape, &linear, scale);
                     }
                     if !body.terms.is_empty() {
                         let body = identity.intern(body);
-                        groups[at].1.add(&body, scale);
+                        groups[at].1.add(&mut identity.tape, &body, scale);
                     }
                 }
             }
-            power *= y;
+            power = identity.tape.multiply(power, y);
         }
         for (selector, body) in groups {
             let selector = identity.as_sum(selector);
             let product = identity.multiply(selector, body);
-            rest.add(&product, Fr::ONE);
+            rest.add(&mut identity.tape, &product, Scalar::ONE);
         }
         identity.root = identity.node(Node::Sum { linear: rest.linear, terms: rest.terms });
         identity
@@ -303,7 +316,7 @@ impl Identity {
     fn as_sum(&self, id: NodeId) -> Sum {
         match &self.nodes[id] {
             Node::Sum { linear, terms } => Sum { linear: linear.clone(), terms: terms.clone() },
-            Node::Product(..) => Sum { linear: Linear::default(), terms: vec![(Fr::ONE, id)] },
+            Node::Product(..) => Sum { linear: Linear::default(), terms: vec![(Scalar::ONE, id)] },
         }
     }
 
@@ -313,11 +326,11 @@ impl Identity {
             return sum;
         }
         let id = self.node(Node::Sum { linear: sum.linear, terms: sum.terms });
-        Sum { linear: Linear::default(), terms: vec![(Fr::ONE, id)] }
+        Sum { linear: Linear::default(), terms: vec![(Scalar::ONE, id)] }
     }
 
     /// `(coefficient, node)` with `sum = coefficient * node`, the node's leading coefficient being 1.
-    fn factor(&mut self, sum: Sum) -> (Fr, NodeId) {
+    fn factor(&mut self, sum: Sum) -> (Scalar, NodeId) {
         if let ([(coefficient, node)], true) = (&sum.terms[..], sum.linear.is_zero()) {
             return (*coefficient, *node);
         }
@@ -326,11 +339,9 @@ impl Identity {
             .first()
             .map(|term| term.0)
             .or(sum.linear.terms.first().map(|term| term.1))
-            .unwrap_or(Fr::ONE);
-        // Most are one of these, and inverting anything else costs hundreds of products.
-        let unit = leading == Fr::ONE || leading == -Fr::ONE;
-        let inverse = if unit { leading } else { leading.invert().unwrap_or(Fr::ONE) };
-        let sum = sum.scale(inverse);
+            .unwrap_or(Scalar::ONE);
+        let inverse = self.tape.invert(leading);
+        let sum = sum.scale(&mut self.tape, inverse);
         let id = self.node(Node::Sum { linear: sum.linear, terms: sum.terms });
         (leading, id)
     }
@@ -338,13 +349,13 @@ impl Identity {
     fn multiply(&mut self, left: Sum, right: Sum) -> Sum {
         for (constant, other) in [(&left, &right), (&right, &left)] {
             if constant.terms.is_empty() && constant.linear.terms.is_empty() {
-                return other.clone().scale(constant.linear.constant);
+                return other.clone().scale(&mut self.tape, constant.linear.constant);
             }
         }
         let (a, left) = self.factor(left);
         let (b, right) = self.factor(right);
         let id = self.node(Node::Product(left.min(right), left.max(right)));
-        Sum { linear: Linear::default(), terms: vec![(a * b, id)] }
+        Sum { linear: Linear::default(), terms: vec![(self.tape.multiply(a, b), id)] }
     }
 
     /// `(selector, body)` if the node is a product of a lone column of the key and something.
@@ -355,7 +366,7 @@ impl Identity {
         let lone = |id: NodeId| match &self.nodes[id] {
             Node::Sum { linear, terms } => {
                 terms.is_empty()
-                    && linear.constant == Fr::ZERO
+                    && linear.constant == Scalar::ZERO
                     && linear.terms.len() == 1
                     && linear.terms[0].0.source.is_of_key()
             }
@@ -370,39 +381,40 @@ impl Identity {
         }
     }
 
-    fn fold(&mut self, gate: &Gate<Fr>, challenges: &[Fr]) -> Sum {
-        let atom = |source, rotation| Sum { linear: Linear::atom(source, rotation), terms: Vec::new() };
-        let constant = |constant| Sum { linear: Linear { terms: Vec::new(), constant }, terms: Vec::new() };
+    fn fold(&mut self, gate: &Gate<Fr>) -> Sum {
         match gate {
-            Gate::Constant(value) => constant(*value),
+            Gate::Constant(value) => Sum::constant(self.tape.known(*value)),
             // Key generation has replaced every selector by a fixed column.
-            Gate::Selector(_) => constant(Fr::ZERO),
-            Gate::Fixed(query) => atom(Source::Fixed(query.column_index()), query.rotation().0),
-            Gate::Advice(query) => atom(Source::Advice(query.column_index()), query.rotation().0),
-            Gate::Instance(query) => atom(Source::Instance(query.column_index()), query.rotation().0),
-            Gate::Challenge(challenge) => constant(challenges[challenge.index()]),
-            Gate::Negated(inner) => self.fold(inner, challenges).scale(-Fr::ONE),
+            Gate::Selector(_) => Sum::default(),
+            Gate::Fixed(query) => Sum::atom(Source::Fixed(query.column_index()), query.rotation().0),
+            Gate::Advice(query) => Sum::atom(Source::Advice(query.column_index()), query.rotation().0),
+            Gate::Instance(query) => Sum::atom(Source::Instance(query.column_index()), query.rotation().0),
+            Gate::Challenge(challenge) => Sum::constant(self.tape.challenge(challenge.index())),
+            Gate::Negated(inner) => self.fold(inner).scale(&mut self.tape, Scalar::MINUS_ONE),
             Gate::Sum(left, right) => {
                 let (head, tail) = summands(left, right);
-                let mut sum = self.fold(head, challenges);
+                let mut sum = self.fold(head);
                 for term in tail {
-                    let term = self.fold(term, challenges);
-                    sum.add(&term, Fr::ONE);
+                    let term = self.fold(term);
+                    sum.add(&mut self.tape, &term, Scalar::ONE);
                 }
                 sum
             }
             Gate::Product(left, right) => {
-                let left = self.fold(left, challenges);
-                let right = self.fold(right, challenges);
+                let left = self.fold(left);
+                let right = self.fold(right);
                 self.multiply(left, right)
             }
-            Gate::Scaled(inner, by) => self.fold(inner, challenges).scale(*by),
+            Gate::Scaled(inner, by) => {
+                let by = self.tape.known(*by);
+                self.fold(inner).scale(&mut self.tape, by)
+            }
         }
     }
 
     /// A gate's polynomial by its dependence on an advice column; `None` where it is not affine in that.
-    pub fn affine(&mut self, gate: &Gate<Fr>, column: usize, challenges: &[Fr]) -> Option<Affine> {
-        let split = self.split(gate, column, challenges)?;
+    pub fn affine(&mut self, gate: &Gate<Fr>, column: usize) -> Option<Affine> {
+        let split = self.split(gate, column)?;
         let mut node = |sum: Sum| self.node(Node::Sum { linear: sum.linear, terms: sum.terms });
         Some(Affine {
             factors: split.factors.into_iter().map(|(rotation, factor)| (rotation, node(factor))).collect(),
@@ -410,31 +422,36 @@ impl Identity {
         })
     }
 
-    fn split(&mut self, gate: &Gate<Fr>, column: usize, challenges: &[Fr]) -> Option<Split> {
+    fn split(&mut self, gate: &Gate<Fr>, column: usize) -> Option<Split> {
         match gate {
             Gate::Advice(query) if query.column_index() == column => {
-                let one = Linear { terms: Vec::new(), constant: Fr::ONE };
-                let one = Sum { linear: one, terms: Vec::new() };
-                let factors = BTreeMap::from([(query.rotation().0, one)]);
+                let factors = BTreeMap::from([(query.rotation().0, Sum::constant(Scalar::ONE))]);
                 Some(Split { factors, rest: Sum::default() })
             }
-            Gate::Negated(inner) => Some(self.split(inner, column, challenges)?.scale(-Fr::ONE)),
-            Gate::Scaled(inner, by) => Some(self.split(inner, column, challenges)?.scale(*by)),
+            Gate::Negated(inner) => {
+                let split = self.split(inner, column)?;
+                Some(split.scale(&mut self.tape, Scalar::MINUS_ONE))
+            }
+            Gate::Scaled(inner, by) => {
+                let split = self.split(inner, column)?;
+                let by = self.tape.known(*by);
+                Some(split.scale(&mut self.tape, by))
+            }
             Gate::Sum(left, right) => {
                 let (head, tail) = summands(left, right);
-                let mut sum = self.split(head, column, challenges)?;
+                let mut sum = self.split(head, column)?;
                 for term in tail {
-                    let term = self.split(term, column, challenges)?;
-                    sum.rest.add(&term.rest, Fr::ONE);
+                    let term = self.split(term, column)?;
+                    sum.rest.add(&mut self.tape, &term.rest, Scalar::ONE);
                     for (rotation, factor) in term.factors {
-                        sum.factors.entry(rotation).or_default().add(&factor, Fr::ONE);
+                        sum.factors.entry(rotation).or_default().add(&mut self.tape, &factor, Scalar::ONE);
                     }
                 }
                 Some(sum)
             }
             Gate::Product(left, right) => {
-                let left = self.split(left, column, challenges)?;
-                let right = self.split(right, column, challenges)?;
+                let left = self.split(left, column)?;
+                let right = self.split(right, column)?;
                 let (of, other) = match (left.factors.is_empty(), right.factors.is_empty()) {
                     (false, false) => return None,
                     (false, true) => (left, right.rest),
@@ -447,7 +464,7 @@ impl Identity {
                     .collect();
                 Some(Split { factors, rest: self.multiply(of.rest, other.clone()) })
             }
-            _ => Some(Split { factors: BTreeMap::new(), rest: self.fold(gate, challenges) }),
+            _ => Some(Split { factors: BTreeMap::new(), rest: self.fold(gate) }),
         }
     }
 
@@ -461,8 +478,8 @@ impl Identity {
         &mut self,
         cs: &ConstraintSystem<Fr>,
         degree: usize,
-        beta: Fr,
-        gamma: Fr,
+        beta: Scalar,
+        gamma: Scalar,
         parts: &mut Vec<Sum>,
     ) {
         let columns = cs.permutation().get_columns();
@@ -472,39 +489,39 @@ impl Identity {
         let chunk = degree - 2;
         let sets = columns.len().div_ceil(chunk);
         let last_rotation = -(cs.blinding_factors() as i32 + 1);
-        let atom = |source, rotation| Sum { linear: Linear::atom(source, rotation), terms: Vec::new() };
+        let atom = Sum::atom;
         let z = |set, rotation| atom(Source::Product(set), rotation);
 
-        let mut start = z(0, 0).scale(-Fr::ONE);
-        start.linear.constant += Fr::ONE;
+        let mut start = Sum::constant(Scalar::ONE);
+        start.add(&mut self.tape, &z(0, 0), Scalar::MINUS_ONE);
         parts.push(self.multiply(atom(Source::First, 0), start));
 
         let last = z(sets - 1, 0);
         let mut end = self.multiply(last.clone(), last.clone());
-        end.add(&last, -Fr::ONE);
+        end.add(&mut self.tape, &last, Scalar::MINUS_ONE);
         parts.push(self.multiply(atom(Source::Last, 0), end));
 
         for set in 1..sets {
             let mut link = z(set, 0);
-            link.add(&z(set - 1, last_rotation), -Fr::ONE);
+            link.add(&mut self.tape, &z(set - 1, last_rotation), Scalar::MINUS_ONE);
             parts.push(self.multiply(atom(Source::First, 0), link));
         }
 
-        let mut delta = beta;
+        let (mut delta, step) = (beta, self.tape.known(Fr::DELTA));
         for (set, columns) in columns.chunks(chunk).enumerate() {
             let (mut left, mut right) = (z(set, 1), z(set, 0));
             for (j, column) in columns.iter().enumerate() {
                 let mut value = atom(source_of(column), 0);
-                value.linear.constant += gamma;
+                value.linear.constant = gamma;
                 let mut permuted = value.clone();
-                permuted.add(&atom(Source::Sigma(set * chunk + j), 0), beta);
+                permuted.add(&mut self.tape, &atom(Source::Sigma(set * chunk + j), 0), beta);
                 let mut own = value;
-                own.add(&atom(Source::Identity, 0), delta);
+                own.add(&mut self.tape, &atom(Source::Identity, 0), delta);
                 left = self.multiply(left, permuted);
                 right = self.multiply(right, own);
-                delta *= Fr::DELTA;
+                delta = self.tape.multiply(delta, step);
             }
-            left.add(&right, -Fr::ONE);
+            left.add(&mut self.tape, &right, Scalar::MINUS_ONE);
             parts.push(self.multiply(atom(Source::Active, 0), left));
         }
     }

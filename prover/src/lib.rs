@@ -22,6 +22,7 @@ pub mod setup;
 pub mod srs;
 pub mod stock;
 pub mod synthesized;
+pub mod tape;
 
 pub use backend::{Backend, Cpu, Cuda, Dual, Kernels, Reference};
 pub use blinding::Blinding;

@@ -3,11 +3,14 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
-use ff::{Field, PrimeField};
+use ff::Field;
 use group::Curve;
 use halo2_proofs::{
     halo2curves::bn256::{Bn256, G1, G1Affine, G2Affine},
@@ -38,6 +41,7 @@ use crate::{
     key::ProvingKey,
     progress::{Progress, Timings},
     setup::Bases,
+    tape::Values,
 };
 
 /// A phase-0 advice column whose usable rows are committed to already (protocol.md section 7).
@@ -94,6 +98,9 @@ pub struct Prover<'a, B: Backend> {
     bases: Bases,
     tau_g2: G2Affine,
     loaded: B::Key,
+    identity: Identity,
+    /// By phase.
+    derivations: Mutex<HashMap<u8, Arc<Derived<B>>>>,
     self_check: bool,
     /// Whether a proof of this key on this backend has been verified, where the backend asks for that.
     verified: AtomicBool,
@@ -101,6 +108,15 @@ pub struct Prover<'a, B: Backend> {
     false_claim: Option<FalseClaim>,
     /// Multiples of the blinding rows' bases.
     rows: Table,
+}
+
+/// A derivation that has been compiled.
+struct Derived<B: Backend> {
+    /// What it was made of.
+    steps: Vec<Step>,
+    /// The advice columns that it gives.
+    columns: Vec<usize>,
+    compiled: B::Derivation,
 }
 
 /// A false evaluation: which one of those that the proof claims, in the order of the proof, without that of the
@@ -148,7 +164,7 @@ impl<'a, B: Backend> Prover<'a, B> {
         if bases.k != pk.k() {
             return Err(SetupError::Rows { expected: pk.k(), actual: bases.k });
         }
-        let identity = sample_identity(pk);
+        let identity = identity_of(pk);
         let loaded = backend.load(&Setup {
             shape: shape_of(pk, &identity),
             bases: &bases,
@@ -164,6 +180,8 @@ impl<'a, B: Backend> Prover<'a, B> {
             bases,
             tau_g2,
             loaded,
+            identity,
+            derivations: Mutex::default(),
             rows,
             self_check: true,
             verified: AtomicBool::new(!backend.verify_first()),
@@ -259,6 +277,20 @@ impl<'a, B: Backend> Prover<'a, B> {
             &mut transcript,
         )
         .is_ok()
+    }
+
+    /// What these steps were compiled to, once for all proofs whose witnesses name the same.
+    fn derivation(&self, phase: u8, steps: Vec<Step>) -> Result<Arc<Derived<B>>, ProveError> {
+        let known = || self.derivations.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(derived) = known().get(&phase).filter(|derived| derived.steps == steps) {
+            return Ok(derived.clone());
+        }
+        let derivation = Derivation::new(self.key.vk().cs(), self.key.usable_rows(), phase, &steps)?;
+        let columns = derivation.columns.clone();
+        let compiled = self.backend.compile(&self.loaded, derivation);
+        let derived = Arc::new(Derived { steps, columns, compiled });
+        known().insert(phase, derived.clone());
+        Ok(derived)
     }
 
     fn check(&self, instances: &[Vec<Fr>], committed: &[Committed]) -> Result<(), ProveError> {
@@ -458,7 +490,7 @@ impl<B: Backend> Run<'_, '_, B> {
             } else {
                 self.stage("witness")?;
                 match witness.steps(phase).filter(|_| backend.derives()) {
-                    Some(steps) => self.derive(phase, &steps, &challenges, &mut columns, &mut stream)?,
+                    Some(steps) => self.derive(phase, steps, &challenges, &mut columns, &mut stream)?,
                     None => {
                         let given = self.phase_columns(witness, phase, &challenges)?;
                         self.place(given, &[], &mut columns, &mut stream)?;
@@ -509,8 +541,9 @@ impl<B: Backend> Run<'_, '_, B> {
         let y = self.squeeze();
 
         self.stage("quotient")?;
-        let identity = Identity::new(cs, key.degree(), &challenges, beta, gamma, y);
-        let polys = backend.quotient(loaded, &columns.view(), &identity).map_err(self.failed())?;
+        challenges.extend([beta, gamma, y]);
+        let values = prover.identity.tape.values(&challenges);
+        let polys = backend.quotient(loaded, &columns.view(), &values).map_err(self.failed())?;
         self.lap(Part::Quotient, "quotient");
         self.stage("commit to the quotient")?;
         let limbs = self.commit_limbs(polys, &mut stream)?;
@@ -520,7 +553,7 @@ impl<B: Backend> Run<'_, '_, B> {
         self.stage("evaluate")?;
         let products = columns.product.len();
         let rotation_sets = rotation_sets(key, products);
-        self.evaluate(&columns.view(), &identity, &limbs, &random, x)?;
+        self.evaluate(&columns.view(), &values, &limbs, &random, x)?;
         self.lap(Part::Open, "evaluations");
 
         self.stage("open")?;
@@ -561,19 +594,19 @@ impl<B: Backend> Run<'_, '_, B> {
     fn derive(
         &self,
         phase: u8,
-        steps: &[Step],
+        steps: Vec<Step>,
         challenges: &[Fr],
         columns: &mut Held<B::Column>,
         stream: &mut Stream<'_>,
     ) -> Result<(), ProveError> {
         let prover = self.prover;
         let (n, usable) = (1usize << prover.key.k(), prover.key.usable_rows());
-        let derivation = Derivation::new(prover.key.vk().cs(), usable, phase, steps, challenges)?;
+        let derivation = prover.derivation(phase, steps)?;
         let tails = derivation.columns.iter().map(|_| stream.scalars(n - usable)).collect();
         stream.skip(derivation.columns.len());
         let derived = prover
             .backend
-            .derive(&prover.loaded, &columns.view(), &derivation, tails)
+            .derive(&prover.loaded, &columns.view(), &derivation.compiled, challenges, tails)
             .map_err(self.failed())?;
         for (index, column) in derivation.columns.iter().zip(derived) {
             columns.advice[*index] = Some(column);
@@ -704,12 +737,13 @@ impl<B: Backend> Run<'_, '_, B> {
     fn evaluate(
         &mut self,
         columns: &Columns<'_, B::Column>,
-        identity: &Identity,
+        scalars: &Values,
         limbs: &Limbs<B::Poly>,
         random: &B::Poly,
         x: Fr,
     ) -> Result<(), ProveError> {
         let prover = self.prover;
+        let identity = &prover.identity;
         let (backend, key, loaded) = (prover.backend, prover.key, &prover.loaded);
         let cs = key.vk().cs();
         let last_rotation = -(cs.blinding_factors() as i32 + 1);
@@ -752,14 +786,16 @@ impl<B: Backend> Run<'_, '_, B> {
         let vanishing = quotient * (xn - Fr::ONE);
         #[cfg(feature = "cheat")]
         let values = match self.prover.false_claim {
-            Some(claim) => claim.made(&queries, values, identity, vanishing),
+            Some(claim) => {
+                claim.made(values, &|values| identity_at(identity, scalars, &queries, values), vanishing)
+            }
             None => values,
         };
         self.write_scalars(&values[..before_random])?;
         let random = backend.evaluate_poly(loaded, random, x).map_err(self.failed())?;
         self.write_scalars(&[random])?;
         self.write_scalars(&values[before_random..written])?;
-        if self.prover.self_check && identity_at(identity, &queries, &values) != vanishing {
+        if self.prover.self_check && identity_at(identity, scalars, &queries, &values) != vanishing {
             return Err(ProveError::Unsatisfied);
         }
         Ok(())
@@ -884,34 +920,24 @@ pub(crate) fn shape_of<'i>(key: &ProvingKey, identity: &'i Identity) -> Shape<'i
     }
 }
 
-/// The identity for challenges of no meaning. Its shape is that of every proof's, as challenges that make terms cancel have
-/// no probability.
-pub(crate) fn sample_identity(key: &ProvingKey) -> Identity {
-    let cs = key.vk().cs();
-    let mut next = Fr::MULTIPLICATIVE_GENERATOR;
-    let mut draw = || {
-        next = next.square() + Fr::ONE;
-        next
-    };
-    let challenges: Vec<Fr> = (0..cs.num_challenges()).map(|_| draw()).collect();
-    let (beta, gamma, y) = (draw(), draw(), draw());
-    Identity::new(cs, key.degree(), &challenges, beta, gamma, y)
+/// The identity of a key's proofs.
+pub(crate) fn identity_of(key: &ProvingKey) -> Identity {
+    Identity::new(key.vk().cs(), key.degree())
 }
 
 /// The identity's value, given those of the columns.
-fn identity_at(identity: &Identity, queries: &[(Source, i32)], values: &[Fr]) -> Fr {
+fn identity_at(identity: &Identity, scalars: &Values, queries: &[(Source, i32)], values: &[Fr]) -> Fr {
     let known: HashMap<(Source, i32), Fr> = queries.iter().copied().zip(values.iter().copied()).collect();
     let mut nodes: Vec<Fr> = Vec::with_capacity(identity.nodes.len());
     for node in &identity.nodes {
         let value = match node {
             Node::Product(a, b) => nodes[*a] * nodes[*b],
             Node::Sum { linear, terms } => {
-                let atoms = linear
-                    .terms
-                    .iter()
-                    .map(|(a, c)| known.get(&(a.source, a.rotation)).map_or(Fr::ZERO, |value| *value * c));
-                let products = terms.iter().map(|(c, node)| nodes[*node] * c);
-                linear.constant + atoms.chain(products).sum::<Fr>()
+                let atoms = linear.terms.iter().map(|(a, c)| {
+                    known.get(&(a.source, a.rotation)).map_or(Fr::ZERO, |value| *value * scalars[*c])
+                });
+                let products = terms.iter().map(|(c, node)| nodes[*node] * scalars[*c]);
+                scalars[linear.constant] + atoms.chain(products).sum::<Fr>()
             }
         };
         nodes.push(value);
@@ -921,26 +947,16 @@ fn identity_at(identity: &Identity, queries: &[(Source, i32)], values: &[Fr]) ->
 
 #[cfg(feature = "cheat")]
 impl FalseClaim {
-    fn made(
-        self,
-        queries: &[(Source, i32)],
-        mut values: Vec<Fr>,
-        identity: &Identity,
-        vanishing: Fr,
-    ) -> Vec<Fr> {
+    fn made(self, mut values: Vec<Fr>, identity: &dyn Fn(&[Fr]) -> Fr, vanishing: Fr) -> Vec<Fr> {
         match self {
             Self::Add(at, delta) => values[at] += delta,
             Self::Solve(at) => {
-                let before = identity_at(identity, queries, &values);
+                let before = identity(&values);
                 values[at] += Fr::ONE;
-                let slope = identity_at(identity, queries, &values) - before;
+                let slope = identity(&values) - before;
                 let step = Option::<Fr>::from(slope.invert()).unwrap_or(Fr::ZERO) * (vanishing - before);
                 values[at] += step - Fr::ONE;
-                assert_eq!(
-                    identity_at(identity, queries, &values),
-                    vanishing,
-                    "the identity is not affine in it"
-                );
+                assert_eq!(identity(&values), vanishing, "the identity is not affine in it");
             }
         }
         values

@@ -4,11 +4,7 @@ use halo2_proofs::halo2curves::bn256::G1Affine;
 use lamina_circuits::{Fr, witness::Column};
 
 use super::{Backend, Columns, Combination, Setup};
-use crate::{
-    derivation::Derivation,
-    error::BackendError,
-    expression::{Identity, Source},
-};
+use crate::{derivation::Derivation, error::BackendError, expression::Source, tape::Values};
 
 /// Runs `A` and `B` and panics, naming the step, where their results differ.
 #[derive(Clone, Copy, Debug, Default)]
@@ -56,6 +52,7 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
     type Key = (A::Key, B::Key);
     type Column = (A::Column, B::Column);
     type Poly = (A::Poly, B::Poly);
+    type Derivation = (A::Derivation, B::Derivation);
 
     fn name(&self) -> String {
         format!("dual({}, {})", self.0.name(), self.1.name())
@@ -103,16 +100,21 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         self.0.derives() && self.1.derives()
     }
 
+    fn compile(&self, key: &Self::Key, derivation: Derivation) -> Self::Derivation {
+        (self.0.compile(&key.0, derivation.clone()), self.1.compile(&key.1, derivation))
+    }
+
     fn derive(
         &self,
         key: &Self::Key,
         columns: &Columns<'_, Self::Column>,
-        derivation: &Derivation<'_>,
+        derivation: &Self::Derivation,
+        challenges: &[Fr],
         tails: Vec<Vec<Fr>>,
     ) -> Result<Vec<Self::Column>, BackendError> {
         let (l, r) = halves(columns);
-        let left = self.0.derive(&key.0, &l, derivation, tails.clone())?;
-        let right = self.1.derive(&key.1, &r, derivation, tails)?;
+        let left = self.0.derive(&key.0, &l, &derivation.0, challenges, tails.clone())?;
+        let right = self.1.derive(&key.1, &r, &derivation.1, challenges, tails)?;
         agree("derive", left.len(), right.len());
         for (l, r) in left.iter().zip(&right) {
             agree("derive", self.0.read_column(&key.0, l)?, self.1.read_column(&key.1, r)?);
@@ -174,11 +176,11 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         &self,
         key: &Self::Key,
         columns: &Columns<'_, Self::Column>,
-        identity: &Identity,
+        values: &Values,
     ) -> Result<Vec<Self::Poly>, BackendError> {
         let (l, r) = halves(columns);
-        let left = self.0.quotient(&key.0, &l, identity)?;
-        let right = self.1.quotient(&key.1, &r, identity)?;
+        let left = self.0.quotient(&key.0, &l, values)?;
+        let right = self.1.quotient(&key.1, &r, values)?;
         self.same_polys("quotient", key, left, right)
     }
 

@@ -17,7 +17,7 @@ use lamina_circuits::{Fr, witness::Column};
 pub use cpu::Kernels;
 pub use cpu::{Cpu, CpuKey};
 pub(crate) use cpu::{Scalars, Table, multiply};
-pub use cuda::{Cuda, CudaColumn, CudaKey, Measured, MeasuredStage, Plan};
+pub use cuda::{Cuda, CudaColumn, CudaDerivation, CudaKey, Measured, MeasuredStage, Plan};
 pub use dual::Dual;
 pub use host::HostColumn;
 pub use lamina_kernels::Ceilings;
@@ -28,6 +28,7 @@ use crate::{
     error::BackendError,
     expression::{Identity, Source},
     setup::Bases,
+    tape::Values,
 };
 
 /// What a backend is given once for each proving key.
@@ -56,7 +57,7 @@ pub struct Shape<'a> {
     pub products: usize,
     /// Sets of points that polynomials are opened at.
     pub openings: usize,
-    /// The identity, for challenges of no meaning; without nodes where no quotient will be asked for.
+    /// The identity; without nodes where no quotient will be asked for.
     pub identity: &'a Identity,
 }
 
@@ -112,6 +113,8 @@ pub trait Backend: Sync {
     type Column: Send + Sync;
     /// One polynomial, where the backend computes.
     type Poly: Send + Sync;
+    /// What is kept of a [`Derivation`].
+    type Derivation: Send + Sync;
 
     /// The backend's name, which tests assert.
     fn name(&self) -> String;
@@ -143,13 +146,21 @@ pub trait Backend: Sync {
     /// Takes over a polynomial.
     fn poly(&self, key: &Self::Key, coefficients: Vec<Fr>) -> Result<Self::Poly, BackendError>;
 
-    /// Whether [`Backend::derive`] is there.
+    /// Whether [`Backend::compile`] and [`Backend::derive`] are there.
     fn derives(&self) -> bool {
         false
     }
 
-    /// The columns of a later phase from those that are there, in the derivation's order; rows after the usable ones are
-    /// `tails`.
+    /// Prepares a derivation, once for all proofs of a key.
+    ///
+    /// # Panics
+    /// Unless [`Backend::derives`].
+    fn compile(&self, _key: &Self::Key, _derivation: Derivation) -> Self::Derivation {
+        unreachable!("asked only of backends that derive")
+    }
+
+    /// The columns of a later phase from those that are there and all challenges so far, in the derivation's order; rows after
+    /// the usable ones are `tails`.
     ///
     /// # Panics
     /// Unless [`Backend::derives`].
@@ -157,7 +168,8 @@ pub trait Backend: Sync {
         &self,
         _key: &Self::Key,
         _columns: &Columns<'_, Self::Column>,
-        _derivation: &Derivation<'_>,
+        _derivation: &Self::Derivation,
+        _challenges: &[Fr],
         _tails: Vec<Vec<Fr>>,
     ) -> Result<Vec<Self::Column>, BackendError> {
         unreachable!("asked only of backends that derive")
@@ -198,14 +210,15 @@ pub trait Backend: Sync {
         tails: Vec<Vec<Fr>>,
     ) -> Result<Vec<Self::Column>, BackendError>;
 
-    /// The limbs `h_i` of `sum_i X^(n i) h_i = N(X) / (X^n - 1)`, `n` coefficients each.
+    /// The limbs `h_i` of `sum_i X^(n i) h_i = N(X) / (X^n - 1)`, `n` coefficients each. The identity is that of the
+    /// key's [`Shape`], `values` are those of its tape.
     ///
     /// If `N` does not vanish on the domain the limbs are of some other polynomial.
     fn quotient(
         &self,
         key: &Self::Key,
         columns: &Columns<'_, Self::Column>,
-        identity: &Identity,
+        values: &Values,
     ) -> Result<Vec<Self::Poly>, BackendError>;
 
     /// The value of each column at `w^rotation x`.

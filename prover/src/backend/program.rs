@@ -5,7 +5,10 @@ use std::collections::{HashMap, HashSet};
 use ff::Field;
 use lamina_circuits::Fr;
 
-use crate::expression::{Atom, Identity, Linear, Node, NodeId, Source};
+use crate::{
+    expression::{Atom, Identity, Linear, Node, NodeId, Source},
+    tape::{Scalar, Tape, Values},
+};
 
 /// Something that has values on the cosets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -13,7 +16,7 @@ pub(crate) enum Slot {
     /// A column.
     Column(Source),
     /// A linear combination of columns, formed before it is transformed.
-    Combination(Vec<(Atom, Fr)>),
+    Combination(Vec<(Atom, Scalar)>),
 }
 
 /// Where an operand's chunk is read.
@@ -28,7 +31,7 @@ pub(crate) enum Operand {
 #[derive(Clone, Debug)]
 pub(crate) enum Op {
     /// `to = constant + sum_j c_j * operand_j`.
-    Sum { to: usize, constant: Fr, terms: Vec<(Coefficient, Operand)> },
+    Sum { to: usize, constant: Scalar, terms: Vec<(Coefficient, Operand)> },
     /// `to = left * right`.
     Product { to: usize, left: Operand, right: Operand },
 }
@@ -38,17 +41,15 @@ pub(crate) enum Op {
 pub(crate) enum Coefficient {
     One,
     MinusOne,
-    Other(Fr),
+    Other(Scalar),
 }
 
 impl Coefficient {
-    fn of(value: Fr) -> Self {
-        if value == Fr::ONE {
-            Coefficient::One
-        } else if value == -Fr::ONE {
-            Coefficient::MinusOne
-        } else {
-            Coefficient::Other(value)
+    fn of(scalar: Scalar) -> Self {
+        match scalar {
+            Scalar::ONE => Coefficient::One,
+            Scalar::MINUS_ONE => Coefficient::MinusOne,
+            other => Coefficient::Other(other),
         }
     }
 }
@@ -62,6 +63,44 @@ pub(crate) struct Program {
     pub(crate) result: Operand,
 }
 
+/// A program with what its coefficients are in a proof.
+#[derive(Debug)]
+pub(crate) struct Code<'a> {
+    pub(crate) program: &'a Program,
+    pub(crate) values: Values,
+}
+
+/// The program for the numerator of an identity's quotient.
+#[derive(Debug)]
+pub(crate) struct Quotient {
+    pub(crate) program: Program,
+    /// The identity's tape, with what the program needs besides.
+    tape: Tape,
+}
+
+impl Quotient {
+    /// For `2^k` rows; without code for an identity without nodes.
+    pub(crate) fn new(identity: &Identity, k: u32, cosets: usize) -> Self {
+        let costs = Costs {
+            transform: (cosets + 1) as f64 * f64::from(k) / 2.0 + cosets as f64,
+            term: 0.3,
+            cosets: cosets as f64,
+        };
+        let mut tape = identity.tape.clone();
+        let roots = if identity.nodes.is_empty() { &[][..] } else { &[identity.root] };
+        let (slots, mut programs) = Program::compile(&identity.nodes, &mut tape, roots, &costs);
+        let none =
+            || Program { slots: Vec::new(), ops: Vec::new(), registers: 0, result: Operand::Register(0) };
+        let program = Program { slots, ..programs.pop().unwrap_or_else(none) };
+        Quotient { program, tape }
+    }
+
+    /// The code of a proof, given the values of the identity's tape.
+    pub(crate) fn code(&self, values: &Values) -> Code<'_> {
+        Code { program: &self.program, values: self.tape.extended(values) }
+    }
+}
+
 /// Costs in field multiplications per row.
 struct Costs {
     /// Transforming one column to all cosets.
@@ -72,35 +111,32 @@ struct Costs {
 }
 
 impl Program {
-    pub(crate) fn new(identity: &Identity, k: u32, cosets: usize) -> Self {
-        let costs = Costs {
-            transform: (cosets + 1) as f64 * f64::from(k) / 2.0 + cosets as f64,
-            term: 0.3,
-            cosets: cosets as f64,
-        };
-        let mut compiler = Compiler::new(&[(identity, identity.root)], &costs);
-        let program = compiler.run(identity, identity.root);
-        Program { slots: compiler.slots, ..program }
+    /// One program for each of some nodes, whose values on the domain are wanted, over slots that all of them share.
+    pub(crate) fn on_rows(nodes: &[Node], tape: &mut Tape, roots: &[NodeId]) -> (Vec<Slot>, Vec<Program>) {
+        // Nothing is transformed: a column of its own costs turning its cells into field elements.
+        Self::compile(nodes, tape, roots, &Costs { transform: 8.0, term: 0.3, cosets: 1.0 })
     }
 
-    /// One program for each of some nodes, whose values on the domain are wanted, over slots that all of them share.
-    pub(crate) fn on_rows(roots: &[(&Identity, NodeId)]) -> (Vec<Slot>, Vec<Program>) {
-        // Nothing is transformed: a column of its own costs turning its cells into field elements.
-        let costs = Costs { transform: 8.0, term: 0.3, cosets: 1.0 };
-        let mut compiler = Compiler::new(roots, &costs);
-        let programs = roots.iter().map(|(identity, root)| compiler.run(identity, *root)).collect();
+    fn compile(
+        nodes: &[Node],
+        tape: &mut Tape,
+        roots: &[NodeId],
+        costs: &Costs,
+    ) -> (Vec<Slot>, Vec<Program>) {
+        let mut compiler = Compiler::new(nodes, tape, roots, costs);
+        let programs = roots.iter().map(|root| compiler.run(*root)).collect();
         (compiler.slots, programs)
     }
 }
 
 /// The nodes that one needs, operands before their users.
-fn reachable(identity: &Identity, root: NodeId) -> Vec<NodeId> {
-    let mut seen = vec![false; identity.nodes.len()];
+fn reachable(nodes: &[Node], root: NodeId) -> Vec<NodeId> {
+    let mut seen = vec![false; nodes.len()];
     seen[root] = true;
     // Operands come before their users, so one pass backwards marks everything.
     for id in (0..=root).rev() {
         if seen[id] {
-            match &identity.nodes[id] {
+            match &nodes[id] {
                 Node::Product(a, b) => {
                     seen[*a] = true;
                     seen[*b] = true;
@@ -120,10 +156,10 @@ fn columns_of(form: &Linear) -> HashSet<Source> {
 ///
 /// A column that is some form's only column must be. Beyond those, columns that occur in many different forms
 /// are worth a transform of their own; how many is "many" is tried out on the cost model.
-fn choose(forms: &[&Linear], costs: &Costs) -> HashSet<Source> {
-    let mut distinct: HashMap<Vec<(Atom, Fr)>, HashSet<Source>> = HashMap::new();
+fn choose(forms: &[&Linear], tape: &mut Tape, costs: &Costs) -> HashSet<Source> {
+    let mut distinct: HashMap<Vec<(Atom, Scalar)>, HashSet<Source>> = HashMap::new();
     for form in forms {
-        distinct.entry(normalised(&form.terms).0).or_insert_with(|| columns_of(form));
+        distinct.entry(normalised(&form.terms, tape).0).or_insert_with(|| columns_of(form));
     }
     let mut single: HashSet<Source> = HashSet::new();
     let mut uses: HashMap<Source, usize> = HashMap::new();
@@ -153,22 +189,24 @@ fn choose(forms: &[&Linear], costs: &Costs) -> HashSet<Source> {
 }
 
 /// The terms with the first one's coefficient 1 and rotation 0, that coefficient and that rotation.
-fn normalised(terms: &[(Atom, Fr)]) -> (Vec<(Atom, Fr)>, Fr, i32) {
+fn normalised(terms: &[(Atom, Scalar)], tape: &mut Tape) -> (Vec<(Atom, Scalar)>, Scalar, i32) {
     let Some((first, leading)) = terms.first() else {
-        return (Vec::new(), Fr::ONE, 0);
+        return (Vec::new(), Scalar::ONE, 0);
     };
-    let inverse = leading.invert().unwrap_or(Fr::ONE);
+    let inverse = tape.invert(*leading);
     let shifted = terms
         .iter()
         .map(|(atom, c)| {
             let rotation = atom.rotation - first.rotation;
-            (Atom { rotation, ..*atom }, *c * inverse)
+            (Atom { rotation, ..*atom }, tape.multiply(*c, inverse))
         })
         .collect();
     (shifted, *leading, first.rotation)
 }
 
-struct Compiler {
+struct Compiler<'a> {
+    nodes: &'a [Node],
+    tape: &'a mut Tape,
     alone: HashSet<Source>,
     /// More terms than this are combined before the transform even if each has its own.
     most: usize,
@@ -180,19 +218,21 @@ struct Compiler {
     registers: usize,
 }
 
-impl Compiler {
-    fn new(roots: &[(&Identity, NodeId)], costs: &Costs) -> Self {
-        let nodes = roots.iter().flat_map(|(identity, root)| {
-            reachable(identity, *root).into_iter().map(|id| &identity.nodes[id])
-        });
-        let forms: Vec<&Linear> = nodes
+impl<'a> Compiler<'a> {
+    fn new(nodes: &'a [Node], tape: &'a mut Tape, roots: &[NodeId], costs: &Costs) -> Self {
+        let forms: Vec<&Linear> = roots
+            .iter()
+            .flat_map(|root| reachable(nodes, *root))
+            .map(|id| &nodes[id])
             .filter_map(|node| match node {
                 Node::Sum { linear, .. } if !linear.terms.is_empty() => Some(linear),
                 _ => None,
             })
             .collect();
         Compiler {
-            alone: choose(&forms, costs),
+            nodes,
+            alone: choose(&forms, tape, costs),
+            tape,
             most: (costs.transform / costs.cosets) as usize,
             slots: Vec::new(),
             slot_of: HashMap::new(),
@@ -204,14 +244,15 @@ impl Compiler {
     }
 
     /// The code for one root. Slots are those of all roots so far, and stay with the compiler.
-    fn run(&mut self, identity: &Identity, root: NodeId) -> Program {
+    fn run(&mut self, root: NodeId) -> Program {
         self.operands.clear();
         self.free.clear();
         self.registers = 0;
-        let reachable = reachable(identity, root);
+        let nodes = self.nodes;
+        let reachable = reachable(nodes, root);
         let mut uses: HashMap<NodeId, usize> = HashMap::new();
         for &id in &reachable {
-            match &identity.nodes[id] {
+            match &nodes[id] {
                 Node::Product(a, b) => {
                     *uses.entry(*a).or_default() += 1;
                     *uses.entry(*b).or_default() += 1;
@@ -224,7 +265,7 @@ impl Compiler {
             }
         }
         for id in reachable {
-            let operand = match &identity.nodes[id] {
+            let operand = match &nodes[id] {
                 Node::Product(a, b) => {
                     let (left, right) = (self.operands[a], self.operands[b]);
                     self.release(*a, &mut uses);
@@ -246,7 +287,12 @@ impl Compiler {
         }
     }
 
-    fn sum(&mut self, linear: &Linear, nodes: &[(Fr, NodeId)], uses: &mut HashMap<NodeId, usize>) -> Operand {
+    fn sum(
+        &mut self,
+        linear: &Linear,
+        nodes: &[(Scalar, NodeId)],
+        uses: &mut HashMap<NodeId, usize>,
+    ) -> Operand {
         let (mut direct, mut rest): (Vec<_>, Vec<_>) = linear
             .terms
             .iter()
@@ -258,7 +304,7 @@ impl Compiler {
         }
         let mut terms = Vec::with_capacity(direct.len() + nodes.len() + 1);
         if !rest.is_empty() {
-            let (shape, leading, rotation) = normalised(&rest);
+            let (shape, leading, rotation) = normalised(&rest, self.tape);
             let slot = self.slot(Slot::Combination(shape));
             terms.push((Coefficient::of(leading), Operand::Slot(slot, rotation)));
         }
@@ -270,7 +316,7 @@ impl Compiler {
             terms.push((Coefficient::of(*c), self.operands[node]));
         }
         if let ([(Coefficient::One, operand @ Operand::Slot(..))], true) =
-            (&terms[..], linear.constant == Fr::ZERO)
+            (&terms[..], linear.constant == Scalar::ZERO)
         {
             return *operand;
         }
@@ -353,7 +399,7 @@ impl Machine {
     /// `out[i] = scale * N(row start + i)`.
     pub(crate) fn run(
         &mut self,
-        program: &Program,
+        Code { program, values }: &Code<'_>,
         slots: &[&[Fr]],
         start: usize,
         scale: Fr,
@@ -372,14 +418,14 @@ impl Machine {
                 Op::Sum { to, constant, terms } => {
                     let mut target = std::mem::take(&mut self.registers[*to]);
                     target.clear();
-                    target.resize(len, *constant);
+                    target.resize(len, values[*constant]);
                     for (c, operand) in terms {
-                        let values = read(&self.registers, slots, *operand, start, len, &mut self.left);
-                        let pairs = target.iter_mut().zip(values);
+                        let read = read(&self.registers, slots, *operand, start, len, &mut self.left);
+                        let pairs = target.iter_mut().zip(read);
                         match c {
                             Coefficient::One => pairs.for_each(|(t, v)| *t += v),
                             Coefficient::MinusOne => pairs.for_each(|(t, v)| *t -= v),
-                            Coefficient::Other(c) => pairs.for_each(|(t, v)| *t += *c * v),
+                            Coefficient::Other(c) => pairs.for_each(|(t, v)| *t += values[*c] * v),
                         }
                     }
                     self.registers[*to] = target;

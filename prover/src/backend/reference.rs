@@ -17,6 +17,7 @@ use crate::{
     error::BackendError,
     expression::{Atom, Identity, Node, Source},
     setup::Bases,
+    tape::Values,
 };
 
 /// The naive backend, for tests at small sizes: transforms and products take quadratic time.
@@ -33,6 +34,7 @@ pub struct ReferenceKey {
     omega: Fr,
     fixed: Vec<Vec<Fr>>,
     sigma: Vec<Vec<Fr>>,
+    identity: Identity,
 }
 
 /// The generator of the `j`-th coset: `7^(j+1)`, whose `n`-th powers differ from one another and from 1.
@@ -141,7 +143,7 @@ impl Cells<'_> {
     ///
     /// # Panics
     /// Where some cells need earlier and others later ones.
-    fn solve(&mut self, relation: &Relation<'_>, n: usize) {
+    fn solve(&mut self, relation: &Relation, n: usize) {
         let others = || relation.affine.factors.keys().map(|other| other - relation.rotation);
         assert!(others().all(|other| other >= 0) || others().all(|other| other <= 0), "cells in no order");
         let downwards = others().any(|other| other < 0);
@@ -151,7 +153,7 @@ impl Cells<'_> {
             let mut with = |value: Fr| {
                 let before =
                     self.advice[relation.column].as_mut().map(|x| std::mem::replace(&mut x[cell], value));
-                (before, self.evaluate(relation.polynomial, row))
+                (before, self.evaluate(&relation.polynomial, row))
             };
             let (before, zero) = with(Fr::ZERO);
             let (_, one) = with(Fr::ONE);
@@ -165,6 +167,7 @@ impl Backend for Reference {
     type Key = ReferenceKey;
     type Column = HostColumn;
     type Poly = Vec<Fr>;
+    type Derivation = Derivation;
 
     fn name(&self) -> String {
         "reference".into()
@@ -183,6 +186,7 @@ impl Backend for Reference {
             omega: omega(setup.bases.k),
             fixed: field(setup.fixed),
             sigma: field(setup.sigma),
+            identity: setup.shape.identity.clone(),
         })
     }
 
@@ -198,18 +202,23 @@ impl Backend for Reference {
         true
     }
 
+    fn compile(&self, _key: &ReferenceKey, derivation: Derivation) -> Derivation {
+        derivation
+    }
+
     fn derive(
         &self,
         key: &ReferenceKey,
         columns: &Columns<'_, HostColumn>,
-        derivation: &Derivation<'_>,
+        derivation: &Derivation,
+        challenges: &[Fr],
         tails: Vec<Vec<Fr>>,
     ) -> Result<Vec<HostColumn>, BackendError> {
         let mut cells = Cells {
             fixed: &key.fixed,
             instance: columns.instance.iter().map(|column| column.to_field()).collect(),
             advice: columns.advice.iter().map(|column| column.map(HostColumn::to_field)).collect(),
-            challenges: derivation.challenges,
+            challenges,
         };
         for &column in &derivation.columns {
             cells.advice[column] = Some(vec![Fr::ZERO; key.n]);
@@ -299,7 +308,7 @@ impl Backend for Reference {
         &self,
         key: &ReferenceKey,
         columns: &Columns<'_, HostColumn>,
-        identity: &Identity,
+        scalars: &Values,
     ) -> Result<Vec<Vec<Fr>>, BackendError> {
         // Polynomials are multiplied out, then divided by X^n - 1.
         let mut coefficients: HashMap<Source, Vec<Fr>> = HashMap::new();
@@ -319,23 +328,23 @@ impl Backend for Reference {
                 .collect()
         };
         let mut nodes: Vec<Vec<Fr>> = Vec::new();
-        for node in &identity.nodes {
+        for node in &key.identity.nodes {
             let value = match node {
                 Node::Product(a, b) => multiply(&nodes[*a], &nodes[*b]),
                 Node::Sum { linear, terms } => {
-                    let mut sum = vec![linear.constant];
+                    let mut sum = vec![scalars[linear.constant]];
                     for (a, c) in &linear.terms {
-                        add(&mut sum, &atom(*a), *c);
+                        add(&mut sum, &atom(*a), scalars[*c]);
                     }
                     for (c, node) in terms {
-                        add(&mut sum, &nodes[*node], *c);
+                        add(&mut sum, &nodes[*node], scalars[*c]);
                     }
                     sum
                 }
             };
             nodes.push(value);
         }
-        let mut rest = nodes.swap_remove(identity.root);
+        let mut rest = nodes.swap_remove(key.identity.root);
         let limbs = key.degree - 1;
         rest.resize(rest.len().max((limbs + 1) * key.n), Fr::ZERO);
         let mut quotient = vec![Fr::ZERO; rest.len() - key.n];

@@ -20,15 +20,10 @@ pub(crate) use self::msm::{Scalars, Table, multiply, normalise};
 use self::ntt::Ntt;
 use super::{
     Backend, Columns, Combination, HostColumn, Setup,
-    program::{CHUNK, Machine, Program, Slot},
+    program::{CHUNK, Code, Machine, Quotient, Slot},
     reference::{coset_generator, omega},
 };
-use crate::{
-    blinding::wipe,
-    error::BackendError,
-    expression::{Identity, Source},
-    setup::Bases,
-};
+use crate::{blinding::wipe, error::BackendError, expression::Source, setup::Bases, tape::Values};
 
 /// Which arithmetic is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,6 +102,7 @@ pub struct CpuKey {
     /// Row `i`: the weights of the cosets in limb `i`.
     limb_weights: Vec<Vec<Fr>>,
     columns: HashMap<Source, HostColumn>,
+    quotient: Quotient,
     /// Coset values of the key's columns, as many as [`Cpu::cache_bytes`] allows.
     cached: HashMap<Source, Vec<Vec<Fr>>>,
 }
@@ -188,20 +184,20 @@ impl CpuKey {
     }
 
     /// `scale * N` on a coset, from the values of its slots there.
-    fn numerator(&self, program: &Program, slots: &[&[Fr]], scale: Fr) -> Vec<Fr> {
+    fn numerator(&self, code: &Code<'_>, slots: &[&[Fr]], scale: Fr) -> Vec<Fr> {
         let mut values = vec![Fr::ZERO; self.n];
         #[cfg(target_arch = "x86_64")]
         if self.kernels.for_rows(self.n) {
             const CHUNK: usize = vector::program::CHUNK;
             values.par_chunks_mut(CHUNK).enumerate().for_each_init(
-                || vector::program::Machine::new(program),
-                |machine, (at, out)| machine.run(program, slots, at * CHUNK, scale, out),
+                || vector::program::Machine::new(code.program),
+                |machine, (at, out)| machine.run(code, slots, at * CHUNK, scale, out),
             );
             return values;
         }
         values.par_chunks_mut(CHUNK).enumerate().for_each_init(
-            || Machine::new(program),
-            |machine, (at, out)| machine.run(program, slots, at * CHUNK, scale, out),
+            || Machine::new(code.program),
+            |machine, (at, out)| machine.run(code, slots, at * CHUNK, scale, out),
         );
         values
     }
@@ -414,6 +410,7 @@ impl Backend for Cpu {
     type Key = CpuKey;
     type Column = HostColumn;
     type Poly = Vec<Fr>;
+    type Derivation = ();
 
     fn name(&self) -> String {
         if self.kernels.vector() { "cpu-ifma".into() } else { "cpu".into() }
@@ -471,6 +468,7 @@ impl Backend for Cpu {
                 .into_iter()
                 .map(|(source, values)| (source, HostColumn::new(n, values, Vec::new())))
                 .collect(),
+            quotient: Quotient::new(setup.shape.identity, k, cosets),
             cached: HashMap::new(),
         };
         key.cached = cached.into_par_iter().map(|source| (source, key.key_cosets(source))).collect();
@@ -593,10 +591,11 @@ impl Backend for Cpu {
         &self,
         key: &CpuKey,
         columns: &Columns<'_, HostColumn>,
-        identity: &Identity,
+        values: &Values,
     ) -> Result<Vec<Vec<Fr>>, BackendError> {
         let n = key.n;
-        let program = Program::new(identity, n.trailing_zeros(), key.cosets);
+        let code = key.quotient.code(values);
+        let (program, values) = (code.program, &code.values);
         // `None` for slots whose coset values are cached.
         let mut coefficients: Vec<Option<Vec<Fr>>> = program
             .slots
@@ -605,8 +604,10 @@ impl Backend for Cpu {
                 Slot::Column(source) if key.cached.contains_key(source) => None,
                 Slot::Column(source) => Some(key.transformed(key.column(columns, *source).to_field())),
                 Slot::Combination(terms) => {
-                    let terms: Vec<_> =
-                        terms.iter().map(|(a, c)| (key.column(columns, a.source), a.rotation, *c)).collect();
+                    let terms: Vec<_> = terms
+                        .iter()
+                        .map(|(a, c)| (key.column(columns, a.source), a.rotation, values[*c]))
+                        .collect();
                     Some(key.transformed(key.linear_combination(&terms)))
                 }
             })
@@ -629,7 +630,7 @@ impl Backend for Cpu {
                         _ => &buffer[..],
                     })
                     .collect();
-                let mut part = key.numerator(&program, &slots, key.vanishing[coset]);
+                let mut part = key.numerator(&code, &slots, key.vanishing[coset]);
                 key.ntt.inverse_scaled(&mut part);
                 let mut shifted = vec![Fr::ZERO; n];
                 key.shifts[coset].1.apply(&part, &mut shifted);

@@ -10,10 +10,14 @@ use lamina_kernels::{
 
 use super::{Cuda, CudaColumn, CudaKey, instructions};
 use crate::{
-    backend::{Columns, program::Program},
+    backend::{
+        Columns,
+        program::{Program, Slot},
+    },
     derivation::{Derivation, Derived, Relation},
     error::BackendError,
-    expression::{Identity, NodeId, Source},
+    expression::{Identity, Node, NodeId, Source},
+    tape::{Tape, Values},
 };
 
 /// Columns of field elements that a relation takes while it is solved, beside those that it reads: factors, their inverses,
@@ -43,35 +47,105 @@ fn with<'a>(columns: &Columns<'a, CudaColumn>, late: &'a HashMap<usize, Late>) -
     Columns { advice, instance: columns.instance.clone(), product: columns.product.clone() }
 }
 
+/// What [`Cuda`] keeps of a derivation.
+#[derive(Debug)]
+pub struct CudaDerivation {
+    columns: Vec<usize>,
+    steps: Vec<Compiled>,
+    tape: Tape,
+}
+
+#[derive(Debug)]
+enum Compiled {
+    Solve(Solving),
+    Copy(Copies),
+}
+
+/// Some relations and the programs of their parts.
+#[derive(Debug)]
+struct Solving {
+    /// The advice columns.
+    columns: Vec<usize>,
+    relations: Vec<Linked>,
+    slots: Vec<Slot>,
+    /// What multiplies the cells.
+    factors: Vec<Program>,
+    /// What is left without them.
+    rests: Vec<Program>,
+    /// The links of all relations.
+    links: Vec<Program>,
+}
+
+impl CudaDerivation {
+    /// `round`: columns of field elements that may be worked on at once.
+    pub(super) fn new(derivation: Derivation, round: usize) -> Self {
+        let Derivation { columns, steps: derived, identity: Identity { nodes, mut tape, .. } } = derivation;
+        let at_once = (round / RELATION_COLUMNS).max(1);
+        let mut steps = Vec::new();
+        for step in derived {
+            match step {
+                Derived::Solve(relations) => {
+                    // Rounds over the rows are for relations that link some.
+                    let (alone, linked): (Vec<_>, Vec<_>) =
+                        relations.iter().partition(|one| one.affine.factors.len() == 1);
+                    let groups = alone.chunks(at_once).chain(linked.chunks(at_once));
+                    steps.extend(
+                        groups.map(|relations| Compiled::Solve(Solving::new(relations, &nodes, &mut tape))),
+                    );
+                }
+                Derived::Copy(copies) => steps.push(Compiled::Copy(copies)),
+            }
+        }
+        CudaDerivation { columns, steps, tape }
+    }
+}
+
+impl Solving {
+    fn new(relations: &[&Relation], nodes: &[Node], tape: &mut Tape) -> Self {
+        let mut roots: Vec<NodeId> = relations.iter().map(|one| one.affine.factors[&one.rotation]).collect();
+        roots.extend(relations.iter().map(|one| one.affine.rest));
+        let mut linked = Vec::with_capacity(relations.len());
+        for Relation { rotation, affine, .. } in relations {
+            let mut links = Vec::new();
+            for (other, factor) in affine.factors.iter().filter(|(other, _)| *other != rotation) {
+                links.push((*other, roots.len() - 2 * relations.len()));
+                roots.push(*factor);
+            }
+            linked.push(Linked { at: *rotation, links });
+        }
+        let (slots, mut factors) = Program::on_rows(nodes, tape, &roots);
+        let links = factors.split_off(2 * relations.len());
+        let rests = factors.split_off(relations.len());
+        let columns = relations.iter().map(|one| one.column).collect();
+        Solving { columns, relations: linked, slots, factors, rests, links }
+    }
+}
+
 impl Cuda {
     /// See [`crate::Backend::derive`].
     pub(super) fn derive_columns(
         &self,
         key: &CudaKey,
         columns: &Columns<'_, CudaColumn>,
-        derivation: &Derivation<'_>,
+        derivation: &CudaDerivation,
+        challenges: &[Fr],
         tails: &[Vec<Fr>],
     ) -> Result<Vec<CudaColumn>, BackendError> {
+        let values = derivation.tape.values(challenges);
         let zeros = Arc::new(Matrix::zeros(&self.device, 1, key.n)?);
         let mut late = HashMap::new();
         for &column in &derivation.columns {
             late.insert(column, Late::new(&zeros, 0)?);
         }
-        let at_once = (self.round(key.n) / RELATION_COLUMNS).max(1);
         for step in &derivation.steps {
             match step {
-                Derived::Solve(relations) => {
-                    // Rounds over the rows are for relations that link some.
-                    let (alone, linked): (Vec<_>, Vec<_>) =
-                        relations.iter().partition(|one| one.affine.factors.len() == 1);
-                    for relations in alone.chunks(at_once).chain(linked.chunks(at_once)) {
-                        let solved = self.solve(key, &with(columns, &late), relations)?;
-                        for (at, relation) in relations.iter().enumerate() {
-                            late.insert(relation.column, Late::new(&solved, at)?);
-                        }
+                Compiled::Solve(solving) => {
+                    let solved = self.solve(key, &with(columns, &late), solving, &values)?;
+                    for (at, column) in solving.columns.iter().enumerate() {
+                        late.insert(*column, Late::new(&solved, at)?);
                     }
                 }
-                Derived::Copy(copies) => {
+                Compiled::Copy(copies) => {
                     let copied = self.copy(key, &with(columns, &late), copies)?;
                     late.insert(copies.column, Late::new(&copied, 0)?);
                 }
@@ -92,40 +166,25 @@ impl Cuda {
         &self,
         key: &CudaKey,
         columns: &Columns<'_, CudaColumn>,
-        relations: &[&Relation<'_>],
+        solving: &Solving,
+        scalars: &Values,
     ) -> Result<Arc<Matrix<Fr>>, BackendError> {
         let device = &self.device;
-        // What multiplies the cells, what is left without them, then the links of all relations.
-        let mut roots: Vec<(&Identity, NodeId)> =
-            relations.iter().map(|one| (&one.identity, one.affine.factors[&one.rotation])).collect();
-        roots.extend(relations.iter().map(|one| (&one.identity, one.affine.rest)));
-        let mut linked = Vec::with_capacity(relations.len());
-        for Relation { rotation, affine, identity, .. } in relations {
-            let mut links = Vec::new();
-            for (other, factor) in affine.factors.iter().filter(|(other, _)| *other != rotation) {
-                links.push((*other, roots.len() - 2 * relations.len()));
-                roots.push((identity, *factor));
-            }
-            linked.push(Linked { at: *rotation, links });
-        }
-        let (slots, programs) = Program::on_rows(&roots);
-        let values = self.slot_values(key, columns, &slots)?;
+        let values = self.slot_values(key, columns, &solving.slots, scalars)?;
         let evaluated = |programs: &[Program]| -> Result<Matrix<Fr>, BackendError> {
             let mut all = Matrix::zeros(device, programs.len(), key.n)?;
             for (at, program) in programs.iter().enumerate() {
-                let code = DeviceProgram::new(device, key.n, &instructions(program))?;
+                let code = DeviceProgram::new(device, key.n, &instructions(program, scalars))?;
                 all.place(device, at, &device.run(&code, &values, Fr::ONE)?)?;
             }
             Ok(all)
         };
-        let (factors, others) = programs.split_at(relations.len());
-        let (rests, links) = others.split_at(relations.len());
-        let inverses = device.invert(&evaluated(factors)?)?;
-        let (rests, links) = (evaluated(rests)?, evaluated(links)?);
+        let inverses = device.invert(&evaluated(&solving.factors)?)?;
+        let (rests, links) = (evaluated(&solving.rests)?, evaluated(&solving.links)?);
         let prior: Vec<&DeviceColumn> =
-            relations.iter().map(|one| key.column(columns, Source::Advice(one.column))).collect();
+            solving.columns.iter().map(|at| key.column(columns, Source::Advice(*at))).collect();
         let prior = device.expand(&prior, key.n)?;
-        Ok(Arc::new(device.solve(&prior, &inverses, &rests, &links, &linked)?))
+        Ok(Arc::new(device.solve(&prior, &inverses, &rests, &links, &solving.relations)?))
     }
 
     fn copy(

@@ -22,20 +22,22 @@ use rayon::prelude::*;
 
 use self::measure::Recording;
 pub use self::{
+    derive::CudaDerivation,
     measure::{Measured, MeasuredStage},
     plan::Plan,
 };
 use super::{
     Backend, Columns, Combination, Setup, Table,
     cpu::{normalise, vandermonde_inverse},
-    program::{Coefficient, Op, Operand, Program, Slot},
+    program::{Code, Coefficient, Op, Operand, Program, Quotient, Slot},
     reference::coset_generator,
 };
 use crate::{
     blinding::wipe,
     derivation::Derivation,
     error::BackendError,
-    expression::{Identity, Source},
+    expression::Source,
+    tape::{Scalar, Values},
 };
 
 /// The backend for CUDA devices.
@@ -158,6 +160,7 @@ pub struct CudaKey {
     /// Multiples of the blinding rows' bases, on the host.
     tail_table: Table,
     columns: HashMap<Source, DeviceColumn>,
+    quotient: Quotient,
     /// Whether the quotient's coefficients do not fit beside its values on a coset.
     streamed: bool,
 }
@@ -202,6 +205,7 @@ impl Cuda {
         key: &CudaKey,
         columns: &Columns<'_, CudaColumn>,
         slots: &[Slot],
+        scalars: &Values,
     ) -> Result<Matrix<Fr>, BackendError> {
         let alone = |slot: &Slot| match slot {
             Slot::Column(source) => Some(key.column(columns, *source)),
@@ -218,7 +222,7 @@ impl Cuda {
                     .map(|(atom, coefficient)| Term {
                         column: key.column(columns, atom.source),
                         rotation: i64::from(atom.rotation),
-                        coefficient: *coefficient,
+                        coefficient: scalars[*coefficient],
                     })
                     .collect();
                 values.place(&self.device, at, &self.device.combine_columns(&terms, key.n)?)?;
@@ -235,7 +239,7 @@ impl Cuda {
 }
 
 /// The instructions of a device for a program, without loads of what is at hand and stores that nobody reads.
-fn instructions(program: &Program) -> Vec<Instruction> {
+fn instructions(program: &Program, values: &Values) -> Vec<Instruction> {
     let place = |operand: &Operand| match operand {
         Operand::Register(register) => Place::Register(*register as u32),
         Operand::Slot(slot, rotation) => Place::Column { column: *slot as u32, rotation: *rotation },
@@ -256,14 +260,14 @@ fn instructions(program: &Program) -> Vec<Instruction> {
             }
             Op::Sum { to, constant, terms } => {
                 let one = |(coefficient, _): &(Coefficient, Operand)| matches!(coefficient, Coefficient::One);
-                let first = if *constant == Fr::ZERO {
+                let first = if *constant == Scalar::ZERO {
                     let at_hand = terms.iter().position(|term| one(term) && held == Some(place(&term.1)));
                     at_hand.or_else(|| terms.iter().position(one))
                 } else {
                     None
                 };
                 match first {
-                    None => code.push(Instruction::Constant(*constant)),
+                    None => code.push(Instruction::Constant(values[*constant])),
                     Some(at) if held == Some(place(&terms[at].1)) => {}
                     Some(at) => code.push(Instruction::Load(place(&terms[at].1))),
                 }
@@ -274,7 +278,7 @@ fn instructions(program: &Program) -> Vec<Instruction> {
                     code.push(match coefficient {
                         Coefficient::One => Instruction::Add(operand),
                         Coefficient::MinusOne => Instruction::Subtract(operand),
-                        Coefficient::Other(factor) => Instruction::AddScaled(*factor, operand),
+                        Coefficient::Other(factor) => Instruction::AddScaled(values[*factor], operand),
                     });
                 }
                 to
@@ -311,6 +315,7 @@ impl Backend for Cuda {
     type Key = CudaKey;
     type Column = CudaColumn;
     type Poly = Matrix<Fr>;
+    type Derivation = CudaDerivation;
 
     fn name(&self) -> String {
         format!("cuda: {}", self.device.name())
@@ -372,6 +377,7 @@ impl Backend for Cuda {
             limb_weights: vandermonde_inverse(&n_th),
             tail_table: Table::new(&setup.bases.lagrange[setup.usable..]),
             columns,
+            quotient: Quotient::new(setup.shape.identity, setup.bases.k, setup.degree - 1),
             streamed,
         };
         device.synchronize()?;
@@ -414,14 +420,19 @@ impl Backend for Cuda {
         true
     }
 
+    fn compile(&self, key: &CudaKey, derivation: Derivation) -> CudaDerivation {
+        CudaDerivation::new(derivation, self.round(key.n))
+    }
+
     fn derive(
         &self,
         key: &CudaKey,
         columns: &Columns<'_, CudaColumn>,
-        derivation: &Derivation<'_>,
+        derivation: &CudaDerivation,
+        challenges: &[Fr],
         mut tails: Vec<Vec<Fr>>,
     ) -> Result<Vec<CudaColumn>, BackendError> {
-        let derived = self.derive_columns(key, columns, derivation, &tails);
+        let derived = self.derive_columns(key, columns, derivation, challenges, &tails);
         tails.iter_mut().for_each(|tail| wipe(tail));
         derived
     }
@@ -523,16 +534,16 @@ impl Backend for Cuda {
         &self,
         key: &CudaKey,
         columns: &Columns<'_, CudaColumn>,
-        identity: &Identity,
+        values: &Values,
     ) -> Result<Vec<Matrix<Fr>>, BackendError> {
         let device = &self.device;
         let (n, cosets) = (key.n, key.cosets.len());
-        let program = Program::new(identity, n.trailing_zeros(), cosets);
-        let code = DeviceProgram::new(device, n, &instructions(&program))?;
+        let Code { program, values } = &key.quotient.code(values);
+        let code = DeviceProgram::new(device, n, &instructions(program, values))?;
         let slots = &program.slots;
         let round = self.round(n).min(slots.len().max(1));
         let coefficients = |slots: &[Slot]| -> Result<Matrix<Fr>, BackendError> {
-            Ok(key.ntt.coefficients(&self.slot_values(key, columns, slots)?)?)
+            Ok(key.ntt.coefficients(&self.slot_values(key, columns, slots, values)?)?)
         };
         let kept = if key.streamed {
             None

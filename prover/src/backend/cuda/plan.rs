@@ -4,12 +4,12 @@ use lamina_circuits::witness::Column;
 
 use super::super::{
     Shape,
-    program::{Program, Slot},
+    program::{Quotient, Slot},
 };
 
 use crate::{
     key::ProvingKey,
-    prove::{sample_identity, shape_of},
+    prove::{identity_of, shape_of},
 };
 
 /// Bytes of a field element.
@@ -48,7 +48,7 @@ pub struct Plan {
 impl Plan {
     /// The plan for a key.
     pub fn of(key: &ProvingKey) -> Self {
-        let identity = sample_identity(key);
+        let identity = identity_of(key);
         Self::new(key.k(), key.degree(), &key.fixed, &key.sigma, &shape_of(key, &identity))
     }
 
@@ -75,7 +75,7 @@ impl Plan {
         let column_bytes = (shape.columns + shape.products + limbs + 1) * column;
         let (mut slots, mut longest, mut registers) = (0, 0, 0);
         if !shape.identity.nodes.is_empty() {
-            let program = Program::new(shape.identity, log_n, limbs);
+            let program = Quotient::new(shape.identity, log_n, limbs).program;
             slots = program.slots.len();
             registers = program.registers;
             let lengths = program.slots.iter().map(|slot| match slot {

@@ -7,7 +7,7 @@ use super::{
     lanes::{Lanes, Packed, Scalar},
     words,
 };
-use crate::backend::program::{Coefficient, Op, Operand, Program, window};
+use crate::backend::program::{Code, Coefficient, Op, Operand, Program, window};
 
 type Elements = Lanes<Scalar>;
 
@@ -59,20 +59,14 @@ impl Machine {
     ///
     /// # Shapes
     /// `slots` hold 16 times the columns' values; `out` has `CHUNK` rows.
-    pub(crate) fn run(
-        &mut self,
-        program: &Program,
-        slots: &[&[Fr]],
-        start: usize,
-        scale: Fr,
-        out: &mut [Fr],
-    ) {
+    pub(crate) fn run(&mut self, code: &Code<'_>, slots: &[&[Fr]], start: usize, scale: Fr, out: &mut [Fr]) {
         // SAFETY: this code runs where the features were detected.
-        unsafe { self.execute(program, slots, start, scale, out) }
+        unsafe { self.execute(code, slots, start, scale, out) }
     }
 
     #[target_feature(enable = "avx512f,avx512ifma")]
-    fn execute(&mut self, program: &Program, slots: &[&[Fr]], start: usize, scale: Fr, out: &mut [Fr]) {
+    fn execute(&mut self, code: &Code<'_>, slots: &[&[Fr]], start: usize, scale: Fr, out: &mut [Fr]) {
+        let Code { program, values } = code;
         let Machine { registers, spare, wrapped: [left_rows, right_rows] } = self;
         for op in &program.ops {
             let to = match op {
@@ -85,12 +79,16 @@ impl Machine {
                     *to
                 }
                 Op::Sum { to, constant, terms } => {
-                    let constant = Elements::broadcast(form(constant));
+                    let constant = Elements::broadcast(form(&values[*constant]));
                     spare.iter_mut().for_each(|to| constant.pack(to));
                     for terms in terms.chunks(TERMS) {
                         for (c, operand) in terms {
                             let rows = read(registers, slots, *operand, start, left_rows);
-                            add(spare, c, rows);
+                            let factor = match c {
+                                Coefficient::Other(c) => Some(Elements::broadcast(form(&values[*c]))),
+                                Coefficient::One | Coefficient::MinusOne => None,
+                            };
+                            add(spare, c, factor, rows);
                         }
                         for to in spare.iter_mut() {
                             Elements::unpack(to).normalise().reduce().pack(to);
@@ -111,14 +109,10 @@ impl Machine {
     }
 }
 
-/// Adds `c · rows`, below `2p`, without carries.
+/// Adds `c · rows`, below `2p`, without carries; `factor` is `c` where that is neither one nor minus one.
 #[inline]
 #[target_feature(enable = "avx512f,avx512ifma")]
-fn add(sums: &mut [Packed; PACKS], c: &Coefficient, rows: Rows<'_>) {
-    let factor = match c {
-        Coefficient::Other(c) => Some(Elements::broadcast(form(c))),
-        Coefficient::One | Coefficient::MinusOne => None,
-    };
+fn add(sums: &mut [Packed; PACKS], c: &Coefficient, factor: Option<Elements>, rows: Rows<'_>) {
     let twice = Elements::moduli::<2>();
     for (at, sum) in sums.iter_mut().enumerate() {
         let value = rows.get(at);
