@@ -147,7 +147,7 @@ impl Loaded {
     }
 
     fn columns(&self, columns: &[Column]) -> Vec<HostColumn> {
-        columns.iter().map(|column| done(self.cpu.column(&self.key, column.clone(), vec![]))).collect()
+        done(self.cpu.columns(&self.key, columns.to_vec()))
     }
 }
 
@@ -228,7 +228,8 @@ fn transforms(c: &mut Criterion) {
         let mut group = c.benchmark_group("transform back, one column");
         group.sample_size(20).throughput(Throughput::Elements(n as u64));
         for backend in Loaded::both(&bases) {
-            let own = done(backend.cpu.column(&backend.key, Column::Field(column.clone()), vec![]));
+            let own =
+                done(backend.cpu.columns(&backend.key, vec![Column::Field(column.clone())])).swap_remove(0);
             let poly = done(backend.cpu.coefficients(&backend.key, &own));
             let expected = domain.lagrange_to_coeff(domain.lagrange_from_vec(column.clone()));
             assert_eq!(done(backend.cpu.read_poly(&backend.key, &poly)), expected[..], "{}", backend.name);

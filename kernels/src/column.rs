@@ -72,9 +72,6 @@ pub struct Term<'a> {
 /// `struct Column` of cells.cuh: two addresses, then `kind`, `len`, `tail_start`, `rotation`.
 type Descriptor = [u64; 4];
 
-/// Cells of some columns, and their tails where there are any.
-type TakenColumns<T> = (Arc<Buffer<T>>, Option<Arc<Buffer<Fr>>>);
-
 fn pair(low: usize, high: usize) -> u64 {
     low as u64 | (high as u64) << 32
 }
@@ -86,15 +83,15 @@ impl Column {
     /// [`Error::Shape`] where they are more than `rows`, or `rows` is `2^31` or more; [`Error::Memory`],
     /// [`Error::Driver`].
     pub fn new<T: Cell>(device: &Device, rows: usize, cells: &[T], tail: &[Fr]) -> Result<Self, Error> {
-        let lens = [cells.len(), tail.len()];
-        let (cells, tails) = Self::taken(device, rows, lens, cells, tail)?;
-        Self::of(&cells, tails.as_ref(), 0, rows, lens)
+        at_most("cells and tail of a column, at most", rows, cells.len() + tail.len())?;
+        let mut columns = Self::with_tails(Self::list(device, 1, rows, cells)?, device, tail)?;
+        Ok(columns.swap_remove(0))
     }
 
-    /// Columns of one kind, taken to the device together: one transfer for all cells and one for all tails.
+    /// Columns of one kind, without tails, taken to the device in one transfer.
     ///
     /// # Shapes
-    /// cells: `[count, any]`, tails: `[count, any]`, column after column.
+    /// cells: `[count, any]`, column after column.
     ///
     /// # Errors
     /// As [`Column::new`]; [`Error::Shape`] where the columns are not equally long.
@@ -103,26 +100,26 @@ impl Column {
         count: usize,
         rows: usize,
         cells: &[T],
-        tails: &[Fr],
     ) -> Result<Vec<Self>, Error> {
-        let lens = [cells.len() / count.max(1), tails.len() / count.max(1)];
-        same("cells of all columns", count * lens[0], cells.len())?;
-        same("elements of all tails", count * lens[1], tails.len())?;
-        let (cells, tails) = Self::taken(device, rows, lens, cells, tails)?;
-        (0..count).map(|at| Self::of(&cells, tails.as_ref(), at, rows, lens)).collect()
-    }
-
-    /// Cells and tails on the device, `lens` of them each column's.
-    fn taken<T: Cell>(
-        device: &Device,
-        rows: usize,
-        lens: [usize; 2],
-        cells: &[T],
-        tails: &[Fr],
-    ) -> Result<TakenColumns<T>, Error> {
-        at_most("cells and tail of a column, at most", rows, lens[0] + lens[1])?;
-        let tails = if tails.is_empty() { None } else { Some(Arc::new(Buffer::from_host(device, tails)?)) };
-        Ok((Arc::new(Buffer::from_host(device, cells)?), tails))
+        let len = cells.len() / count.max(1);
+        same("cells of all columns", count * len, cells.len())?;
+        at_most("cells of a column, at most", rows, len)?;
+        at_most("rows of a column, at most", i32::MAX as usize, rows)?;
+        let cells = Arc::new(Buffer::from_host(device, cells)?);
+        let column = |at: usize| {
+            let owner: Arc<Buffer<T>> = cells.clone();
+            Column {
+                _owner: owner,
+                address: cells.base() + (at * len * size_of::<T>()) as u64,
+                kind: T::KIND,
+                bits: T::BITS,
+                len,
+                rows,
+                tail: None,
+                tail_len: 0,
+            }
+        };
+        Ok((0..count).map(column).collect())
     }
 
     /// Column `at` of a matrix, which stays as long as any of its columns does.
@@ -147,41 +144,32 @@ impl Column {
         })
     }
 
-    /// Column `at` of those that lie next to each other.
-    fn of<T: Cell>(
-        cells: &Arc<Buffer<T>>,
-        tails: Option<&Arc<Buffer<Fr>>>,
-        at: usize,
-        rows: usize,
-        [len, tail_len]: [usize; 2],
-    ) -> Result<Self, Error> {
-        at_most("rows of a column, at most", i32::MAX as usize, rows)?;
-        let address = cells.base() + (at * len * size_of::<T>()) as u64;
-        let tail = tails.map(|tails| Tail {
-            _owner: tails.clone(),
-            address: tails.base() + (at * tail_len * size_of::<Fr>()) as u64,
-        });
-        let owner: Arc<Buffer<T>> = cells.clone();
-        Ok(Column { _owner: owner, address, kind: T::KIND, bits: T::BITS, len, rows, tail, tail_len })
-    }
-
-    /// The same column with field elements in its last rows; cells that lay there are not part of it any more.
+    /// The same columns with field elements in their last rows, in one transfer; cells that lay there are not part of them any
+    /// more.
+    ///
+    /// # Shapes
+    /// tails: `[columns, any]`, column after column.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the tail is longer than the column, or shorter than the tail that it has;
+    /// [`Error::Shape`] where the tails are not equally long, longer than a column, or shorter than the tail that it has;
     /// [`Error::Memory`], [`Error::Driver`].
-    pub fn with_tail(self, device: &Device, tail: &[Fr]) -> Result<Self, Error> {
-        at_most("elements of a tail, at most", self.rows, tail.len())?;
-        at_most("elements of the tail before, at most", tail.len(), self.tail_len)?;
-        let len = self.len.min(self.rows - tail.len());
-        let tail_len = tail.len();
-        let tail = if tail.is_empty() {
-            None
-        } else {
-            let owner = Arc::new(Buffer::from_host(device, tail)?);
-            Some(Tail { address: owner.base(), _owner: owner })
+    pub fn with_tails(list: Vec<Self>, device: &Device, tails: &[Fr]) -> Result<Vec<Self>, Error> {
+        let tail_len = tails.len() / list.len().max(1);
+        same("elements of all tails", list.len() * tail_len, tails.len())?;
+        for column in &list {
+            at_most("elements of a tail, at most", column.rows, tail_len)?;
+            at_most("elements of the tail before, at most", tail_len, column.tail_len)?;
+        }
+        if tail_len == 0 {
+            return Ok(list);
+        }
+        let owner = Arc::new(Buffer::from_host(device, tails)?);
+        let with = |(at, column): (usize, Self)| {
+            let address = owner.base() + (at * tail_len * size_of::<Fr>()) as u64;
+            let len = column.len.min(column.rows - tail_len);
+            Column { len, tail: Some(Tail { _owner: owner.clone(), address }), tail_len, ..column }
         };
-        Ok(Column { len, tail, tail_len, ..self })
+        Ok(list.into_iter().enumerate().map(with).collect())
     }
 
     /// Bits of an integer, zero for field elements.
@@ -192,6 +180,11 @@ impl Column {
     /// Rows, zeros and tail included.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Whether field elements lie in the last rows, beside the cells.
+    pub fn has_tail(&self) -> bool {
+        self.tail.is_some()
     }
 
     /// Cells that are stored, without the tail.

@@ -158,14 +158,15 @@ mod tests {
         let mut advice: Vec<Option<B::Column>> = vec![];
         for (index, values) in witness.columns(0, &[]) {
             assert_eq!(index, advice.len());
-            advice.push(Some(backend.column(&loaded, values, tail(index)).unwrap()));
+            let column = backend.columns(&loaded, vec![values]).unwrap();
+            advice.push(backend.blind(&loaded, column, vec![tail(index)]).unwrap().pop());
         }
         let cs = key.vk().cs();
         advice.resize_with(cs.num_advice_columns(), || None);
-        let instance = backend.column(&loaded, Column::Field(vec![]), vec![]).unwrap();
+        let instance = backend.columns(&loaded, vec![Column::Field(vec![])]).unwrap();
         let columns = Columns {
             advice: advice.iter().map(Option::as_ref).collect(),
-            instance: vec![&instance],
+            instance: instance.iter().collect(),
             product: vec![],
         };
         let challenges: Vec<Fr> =

@@ -279,6 +279,60 @@ impl<'a, B: Backend> Prover<'a, B> {
         .is_ok()
     }
 
+    fn blinding_rows(&self) -> usize {
+        (1 << self.key.k()) - self.key.usable_rows()
+    }
+
+    /// Hands columns to the backend, and commits to those that are not committed to, without their tails.
+    fn take(
+        &self,
+        given: Vec<(usize, Column)>,
+        committed: &[Committed],
+    ) -> Result<Taken<B::Column>, BackendError> {
+        let (indices, list): (Vec<usize>, Vec<Column>) = given.into_iter().unzip();
+        let columns = self.backend.columns(&self.loaded, list)?;
+        let fresh: Vec<&B::Column> = indices
+            .iter()
+            .zip(&columns)
+            .filter(|(index, _)| place_of(committed, **index).is_none())
+            .map(|(_, column)| column)
+            .collect();
+        let points = self.backend.commit(&self.loaded, &fresh)?;
+        Ok(Taken { columns, points })
+    }
+
+    /// The randomness of a proof.
+    fn stream<'b>(
+        &self,
+        blinding: &'b mut Blinding,
+        instances: &[Vec<Fr>],
+        first: &[(usize, Column)],
+        committed: &[Committed],
+    ) -> Result<Stream<'b>, ProveError> {
+        let stream = blinding.start(self.key.vk().transcript_repr(), instances, first, committed)?;
+        if stream.blind_limbs && self.bases.next_power.is_none() {
+            return Err(ProveError::NoNextPower);
+        }
+        Ok(stream)
+    }
+
+    /// Draws blinding values; what a committed column has of them is what is new in its tail.
+    fn blinds(&self, indices: &[usize], committed: &[Committed], stream: &mut Stream<'_>) -> Blinds {
+        let mut tails: Vec<Vec<Fr>> = indices.iter().map(|_| stream.scalars(self.blinding_rows())).collect();
+        stream.skip(indices.len());
+        let shares = tails.par_iter().map(|tail| self.rows.multiply(tail)).collect();
+        let mut deltas: Vec<Vec<Fr>> = committed.iter().map(|_| Vec::new()).collect();
+        for (index, tail) in indices.iter().zip(&mut tails) {
+            if let Some(at) = place_of(committed, *index) {
+                deltas[at] = tail.clone();
+                for (t, published) in tail.iter_mut().zip(&committed[at].tail) {
+                    *t += published;
+                }
+            }
+        }
+        Blinds { tails, deltas, shares }
+    }
+
     /// What these steps were compiled to, once for all proofs whose witnesses name the same.
     fn derivation(&self, phase: u8, steps: Vec<Step>) -> Result<Arc<Derived<B>>, ProveError> {
         let known = || self.derivations.lock().unwrap_or_else(PoisonError::into_inner);
@@ -380,6 +434,34 @@ impl<P> Drop for Limbs<P> {
     }
 }
 
+/// Columns that the backend has taken over, not blinded yet.
+struct Taken<C> {
+    columns: Vec<C>,
+    /// The commitments of those that had none before.
+    points: Vec<G1Affine>,
+}
+
+/// The blinding values of some columns.
+struct Blinds {
+    /// One for each column.
+    tails: Vec<Vec<Fr>>,
+    /// One for each committed column.
+    deltas: Vec<Vec<Fr>>,
+    /// What they add to the columns' commitments.
+    shares: Vec<G1Affine>,
+}
+
+impl Drop for Blinds {
+    fn drop(&mut self) {
+        self.tails.iter_mut().chain(&mut self.deltas).for_each(|values| wipe(values));
+    }
+}
+
+/// Which of the committed columns this is.
+fn place_of(committed: &[Committed], index: usize) -> Option<usize> {
+    committed.iter().position(|one| one.column == index)
+}
+
 /// A polynomial that the opening argument opens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Opened {
@@ -460,45 +542,60 @@ impl<B: Backend> Run<'_, '_, B> {
         }
 
         self.stage("witness")?;
-        let first = self.phase_columns(witness, 0, &[])?;
+        let mut first = self.phase_columns(witness, 0, &[])?;
         self.lap(Part::Witness, "witness, phase 0");
-        let mut stream = blinding.start(repr, instances, &first, committed)?;
-        if stream.blind_limbs && prover.bases.next_power.is_none() {
-            return Err(ProveError::NoNextPower);
-        }
-        self.lap(Part::Commit, "seed");
-
+        let instance = instances.iter().cloned().map(Column::Field).collect();
         let mut columns = Held {
             advice: (0..cs.num_advice_columns()).map(|_| None).collect(),
-            instance: instances
-                .iter()
-                .map(|values| backend.column(loaded, Column::Field(values.clone()), Vec::new()))
-                .collect::<Result<_, _>>()
-                .map_err(self.failed())?,
+            instance: backend.columns(loaded, instance).map_err(self.failed())?,
             product: Vec::new(),
         };
-        let (mut deltas, mut commitments) = (Vec::new(), Vec::new());
+        self.stage("commit")?;
+        let indices: Vec<usize> = first.iter().map(|(index, _)| *index).collect();
+        let (taken, blinds, mut stream) = if backend.is_elsewhere() {
+            // The host draws blinding values, and multiplies by them, while the device commits to what they blind.
+            let (copies, failed) = (first.clone(), self.failed());
+            std::thread::scope(|scope| {
+                let taken = scope.spawn(|| prover.take(copies, committed));
+                let mut stream = prover.stream(blinding, instances, &first, committed)?;
+                let blinds = prover.blinds(&indices, committed, &mut stream);
+                match taken.join() {
+                    Ok(taken) => Ok((taken.map_err(failed)?, blinds, stream)),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            })?
+        } else {
+            let mut stream = prover.stream(blinding, instances, &first, committed)?;
+            self.lap(Part::Commit, "seed");
+            let blinds = prover.blinds(&indices, committed, &mut stream);
+            self.lap(Part::Commit, "blinding rows");
+            (prover.take(std::mem::take(&mut first), committed).map_err(self.failed())?, blinds, stream)
+        };
+        first.iter_mut().for_each(|(_, values)| {
+            if let Column::Field(values) = values {
+                wipe(values);
+            }
+        });
+        let (deltas, commitments) = self.place(&indices, taken, blinds, committed, &mut columns)?;
+
         let mut challenges = Vec::new();
         let phases = cs.advice_column_phase();
         let last_phase = phases.iter().copied().max().unwrap_or(0);
-        let mut next = Some(first);
         for phase in 0..=last_phase {
-            if let Some(given) = next.take() {
-                self.stage("commit")?;
-                deltas = self.place(given, committed, &mut columns, &mut stream)?;
-                commitments = self.commit_phase(phase, committed, &deltas, &columns)?;
-            } else {
+            if phase > 0 {
                 self.stage("witness")?;
                 match witness.steps(phase).filter(|_| backend.derives()) {
                     Some(steps) => self.derive(phase, steps, &challenges, &mut columns, &mut stream)?,
                     None => {
                         let given = self.phase_columns(witness, phase, &challenges)?;
-                        self.place(given, &[], &mut columns, &mut stream)?;
+                        self.lap(Part::Witness, "witness, later phases");
+                        self.stage("commit")?;
+                        let indices: Vec<usize> = given.iter().map(|(index, _)| *index).collect();
+                        let taken = prover.take(given, &[]).map_err(self.failed())?;
+                        let blinds = prover.blinds(&indices, &[], &mut stream);
+                        self.place(&indices, taken, blinds, &[], &mut columns)?;
                     }
                 }
-                self.lap(Part::Witness, "witness, later phases");
-                self.stage("commit")?;
-                self.commit_phase(phase, &[], &[], &columns)?;
             }
             for (index, of) in cs.challenge_phase().into_iter().enumerate() {
                 if of == phase {
@@ -590,9 +687,9 @@ impl<B: Backend> Run<'_, '_, B> {
         Ok(columns)
     }
 
-    /// Has the backend compute a phase's columns by the gates that `steps` name, and blinds them.
+    /// Has the backend compute a phase's columns by the gates that `steps` name, blinds them, and commits to them.
     fn derive(
-        &self,
+        &mut self,
         phase: u8,
         steps: Vec<Step>,
         challenges: &[Fr],
@@ -600,89 +697,57 @@ impl<B: Backend> Run<'_, '_, B> {
         stream: &mut Stream<'_>,
     ) -> Result<(), ProveError> {
         let prover = self.prover;
-        let (n, usable) = (1usize << prover.key.k(), prover.key.usable_rows());
         let derivation = prover.derivation(phase, steps)?;
-        let tails = derivation.columns.iter().map(|_| stream.scalars(n - usable)).collect();
+        let tails = derivation.columns.iter().map(|_| stream.scalars(prover.blinding_rows())).collect();
         stream.skip(derivation.columns.len());
         let derived = prover
             .backend
             .derive(&prover.loaded, &columns.view(), &derivation.compiled, challenges, tails)
             .map_err(self.failed())?;
+        self.lap(Part::Witness, "witness, later phases");
+        self.stage("commit")?;
+        let borrowed: Vec<&B::Column> = derived.iter().collect();
+        let points = prover.backend.commit(&prover.loaded, &borrowed).map_err(self.failed())?;
+        self.write_points(&points)?;
         for (index, column) in derivation.columns.iter().zip(derived) {
             columns.advice[*index] = Some(column);
         }
         Ok(())
     }
 
-    /// Blinds a phase's columns and hands them to the backend; returns the deltas of the committed ones.
+    /// Writes the commitments of a phase's columns and blinds them; returns the deltas and the commitments of the columns that
+    /// were committed to before.
     fn place(
-        &self,
-        given: Vec<(usize, Column)>,
+        &mut self,
+        indices: &[usize],
+        taken: Taken<B::Column>,
+        mut blinds: Blinds,
         committed: &[Committed],
         columns: &mut Held<B::Column>,
-        stream: &mut Stream<'_>,
-    ) -> Result<Vec<Vec<Fr>>, ProveError> {
+    ) -> Result<(Vec<Vec<Fr>>, Vec<G1Affine>), ProveError> {
         let prover = self.prover;
-        let (n, usable) = (1usize << prover.key.k(), prover.key.usable_rows());
-        let count = given.len();
-        let mut deltas: Vec<Vec<Fr>> = committed.iter().map(|_| Vec::new()).collect();
-        let (mut indices, mut list) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        for (index, values) in given {
-            let mut tail = stream.scalars(n - usable);
-            if let Some(at) = committed.iter().position(|one| one.column == index) {
-                deltas[at] = tail.clone();
-                for (t, published) in tail.iter_mut().zip(&committed[at].tail) {
-                    *t += published;
-                }
-            }
-            indices.push(index);
-            list.push((values, tail));
-        }
-        stream.skip(count);
-        let placed = prover.backend.columns(&prover.loaded, list).map_err(self.failed())?;
-        for (index, column) in indices.into_iter().zip(placed) {
-            columns.advice[index] = Some(column);
-        }
-        Ok(deltas)
-    }
-
-    /// Commits to a phase's columns; returns the commitments of those that were committed to before.
-    fn commit_phase(
-        &mut self,
-        phase: u8,
-        committed: &[Committed],
-        deltas: &[Vec<Fr>],
-        columns: &Held<B::Column>,
-    ) -> Result<Vec<G1Affine>, ProveError> {
-        let prover = self.prover;
-        let phases = prover.key.vk().cs().advice_column_phase();
-        let indices: Vec<usize> = (0..phases.len()).filter(|&at| phases[at] == phase).collect();
-        let shifted: Vec<G1> = committed
-            .par_iter()
-            .zip(deltas)
-            .map(|(one, delta)| G1::from(one.commitment) + prover.rows.multiply(delta))
-            .collect();
-        let mut commitments = vec![G1Affine::default(); shifted.len()];
-        G1::batch_normalize(&shifted, &mut commitments);
-        if !committed.is_empty() {
-            self.lap(Part::Commit, "linked columns");
-        }
-        let linked = |index: &usize| committed.iter().position(|one| one.column == *index);
-        let fresh: Vec<&B::Column> = indices
+        let mut points = taken.points.into_iter();
+        let sums: Vec<G1> = indices
             .iter()
-            .filter(|index| linked(index).is_none())
-            .filter_map(|index| columns.advice[*index].as_ref())
-            .collect();
-        let mut points = prover.backend.commit(&prover.loaded, &fresh).map_err(self.failed())?.into_iter();
-        let all: Vec<G1Affine> = indices
-            .iter()
-            .filter_map(|index| match linked(index) {
-                Some(at) => Some(commitments[at]),
-                None => points.next(),
+            .zip(&blinds.shares)
+            .filter_map(|(index, share)| match place_of(committed, *index) {
+                Some(at) => Some(committed[at].commitment + share),
+                None => points.next().map(|point| point + share),
             })
             .collect();
+        let mut all = vec![G1Affine::default(); sums.len()];
+        G1::batch_normalize(&sums, &mut all);
         self.write_points(&all)?;
-        Ok(commitments)
+        let tails = std::mem::take(&mut blinds.tails);
+        let blinded = prover.backend.blind(&prover.loaded, taken.columns, tails).map_err(self.failed())?;
+        let mut commitments = vec![G1Affine::default(); committed.len()];
+        for ((index, column), point) in indices.iter().zip(blinded).zip(all) {
+            columns.advice[*index] = Some(column);
+            if let Some(at) = place_of(committed, *index) {
+                commitments[at] = point;
+            }
+        }
+        Ok((std::mem::take(&mut blinds.deltas), commitments))
     }
 
     fn random_poly(&self, stream: &mut Stream<'_>, n: usize) -> Result<(B::Poly, G1Affine), BackendError> {

@@ -35,7 +35,8 @@ fn mixed(device: &Device, rows: usize) -> (Vec<Column>, Vec<Vec<Fr>>) {
     all.push((Column::of_matrix(&shared, 1).unwrap(), owned));
     // Taken to the device together: the second one's cells and tail lie behind the first one's.
     let (short, tails) = (cells::<i16>(2 * (rows / 2), 17), elements::<Fr>(2 * tail + 1, 18).split_off(1));
-    let together = Column::list(device, 2, rows, &short, &tails).unwrap();
+    let together = Column::list(device, 2, rows, &short).unwrap();
+    let together = Column::with_tails(together, device, &tails).unwrap();
     for (at, column) in together.into_iter().enumerate() {
         let own = |len: usize| at * len..(at + 1) * len;
         let mut values: Vec<Fr> = short[own(rows / 2)].iter().map(|cell| cell.to_field()).collect();
@@ -78,11 +79,14 @@ fn columns_of_one_kind_next_to_each_other() {
     shape(device.gather::<i32>(&columns, 20).unwrap_err());
     shape(device.expand(&columns, 31).unwrap_err());
     shape(Column::new(&device, 3, &[1i8, 2, 3], &[Fr::ONE]).unwrap_err());
-    shape(Column::list(&device, 2, 3, &[1i8; 6], &[Fr::ONE; 2]).unwrap_err());
-    shape(Column::list(&device, 2, 4, &[1i8; 5], &[Fr::ONE; 2]).unwrap_err());
-    shape(Column::list(&device, 2, 4, &[1i8; 6], &[Fr::ONE]).unwrap_err());
-    shape(Column::list(&device, 0, 4, &[1i8], &[]).unwrap_err());
-    assert!(Column::list::<i8>(&device, 0, 4, &[], &[]).unwrap().is_empty());
+    shape(Column::list(&device, 2, 2, &[1i8; 6]).unwrap_err());
+    shape(Column::list(&device, 2, 4, &[1i8; 5]).unwrap_err());
+    shape(Column::list(&device, 0, 4, &[1i8]).unwrap_err());
+    let two = || Column::list(&device, 2, 4, &[1i8; 6]).unwrap();
+    shape(Column::with_tails(two(), &device, &[Fr::ONE]).unwrap_err());
+    assert_eq!(Column::with_tails(two(), &device, &[]).unwrap()[1].cells(), 3);
+    assert!(Column::list::<i8>(&device, 0, 4, &[]).unwrap().is_empty());
+    shape(Column::with_tails(vec![], &device, &[Fr::ONE]).unwrap_err());
 }
 
 #[test]

@@ -353,6 +353,9 @@ fn columns_get_tails() {
     let whole = cells::<i16>(n, 2);
     let fields = nonzero(n, 3);
     let shared = Arc::new(single(&device, &fields));
+    let with_tail = |column: Column, tail: &[Fr]| {
+        Column::with_tails(vec![column], &device, tail).map(|mut columns| columns.swap_remove(0))
+    };
     let rows = |values: &[Fr], tail: &[Fr]| {
         let mut values = values.to_vec();
         values.resize(n, Fr::ZERO);
@@ -366,17 +369,17 @@ fn columns_get_tails() {
         (Column::of_matrix(&shared, 0).unwrap(), rows(&fields, &tail), n - 6),
     ];
     for (column, expected, len) in cases {
-        let column = column.with_tail(&device, &tail).unwrap();
+        let column = with_tail(column, &tail).unwrap();
         assert_eq!((column.rows(), column.cells()), (n, len));
         assert_eq!(device.expand(&[&column], n).unwrap().column(&device, 0).unwrap(), expected);
     }
     // The matrix is what it was.
     assert_eq!(shared.column(&device, 0).unwrap(), fields);
-    let column = Column::of_matrix(&shared, 0).unwrap().with_tail(&device, &[]).unwrap();
+    let column = with_tail(Column::of_matrix(&shared, 0).unwrap(), &[]).unwrap();
     assert_eq!((column.cells(), column.bits()), (n, 0));
-    let column = column.with_tail(&device, &nonzero(n, 4)).unwrap();
+    let column = with_tail(column, &nonzero(n, 4)).unwrap();
     assert_eq!(column.cells(), 0);
-    refused(column.with_tail(&device, &tail), "elements of the tail before, at most", 6, n);
+    refused(with_tail(column, &tail), "elements of the tail before, at most", 6, n);
     let column = Column::new(&device, 5, &[1i8], &[]).unwrap();
-    refused(column.with_tail(&device, &tail), "elements of a tail, at most", 5, 6);
+    refused(with_tail(column, &tail), "elements of a tail, at most", 5, 6);
 }

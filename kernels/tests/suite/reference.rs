@@ -18,7 +18,7 @@ fn transforms_cosets_and_commitments_are_those_of_the_reference() {
     let k = 5;
     let n = 1usize << k;
     let bases = Bases::new(&ParamsKZG::setup(k, rng(1)), k).unwrap();
-    let identity = Identity::default();
+    let identity = Identity::empty(0);
     let shape = Shape { columns: 0, products: 0, openings: 0, identity: &identity };
     let setup = Setup { bases: &bases, degree: 5, usable: n - 6, fixed: &[], sigma: &[], shape };
     assert_eq!(Reference.name(), "reference");
@@ -28,7 +28,7 @@ fn transforms_cosets_and_commitments_are_those_of_the_reference() {
         (Msm::new(&device, &bases.lagrange).unwrap(), Msm::new(&device, &bases.monomial).unwrap());
 
     let check = |column: Column, values: Vec<Fr>, commitment| {
-        let column = Reference.column(&key, column, Vec::new()).unwrap();
+        let column = Reference.columns(&key, vec![column]).unwrap().swap_remove(0);
         assert_eq!(commitment, Reference.commit(&key, &[&column]).unwrap());
         let poly = Reference.coefficients(&key, &column).unwrap();
         let coefficients = ntt.coefficients(&matrix(&device, &[values])).unwrap();

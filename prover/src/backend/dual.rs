@@ -32,7 +32,24 @@ fn halves<'a, L, R>(columns: &Columns<'a, (L, R)>) -> (Columns<'a, L>, Columns<'
 /// Polynomials of two backends, side by side.
 type Both<A, B> = Vec<(<A as Backend>::Poly, <B as Backend>::Poly)>;
 
+/// Columns of two backends, side by side.
+type BothColumns<A, B> = Vec<(<A as Backend>::Column, <B as Backend>::Column)>;
+
 impl<A: Backend, B: Backend> Dual<A, B> {
+    fn same_columns(
+        &self,
+        step: &str,
+        key: &(A::Key, B::Key),
+        left: Vec<A::Column>,
+        right: Vec<B::Column>,
+    ) -> Result<BothColumns<A, B>, BackendError> {
+        agree(step, left.len(), right.len());
+        for (l, r) in left.iter().zip(&right) {
+            agree(step, self.0.read_column(&key.0, l)?, self.1.read_column(&key.1, r)?);
+        }
+        Ok(left.into_iter().zip(right).collect())
+    }
+
     fn same_polys(
         &self,
         step: &str,
@@ -71,25 +88,26 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         Ok((self.0.load(setup)?, self.1.load(setup)?))
     }
 
-    fn column(&self, key: &Self::Key, values: Column, tail: Vec<Fr>) -> Result<Self::Column, BackendError> {
-        let left = self.0.column(&key.0, values.clone(), tail.clone())?;
-        let right = self.1.column(&key.1, values, tail)?;
-        agree("column", self.0.read_column(&key.0, &left)?, self.1.read_column(&key.1, &right)?);
-        Ok((left, right))
+    fn is_elsewhere(&self) -> bool {
+        self.0.is_elsewhere() || self.1.is_elsewhere()
     }
 
-    fn columns(
-        &self,
-        key: &Self::Key,
-        list: Vec<(Column, Vec<Fr>)>,
-    ) -> Result<Vec<Self::Column>, BackendError> {
+    fn columns(&self, key: &Self::Key, list: Vec<Column>) -> Result<Vec<Self::Column>, BackendError> {
         let left = self.0.columns(&key.0, list.clone())?;
         let right = self.1.columns(&key.1, list)?;
-        agree("columns", left.len(), right.len());
-        for (l, r) in left.iter().zip(&right) {
-            agree("columns", self.0.read_column(&key.0, l)?, self.1.read_column(&key.1, r)?);
-        }
-        Ok(left.into_iter().zip(right).collect())
+        self.same_columns("columns", key, left, right)
+    }
+
+    fn blind(
+        &self,
+        key: &Self::Key,
+        columns: Vec<Self::Column>,
+        tails: Vec<Vec<Fr>>,
+    ) -> Result<Vec<Self::Column>, BackendError> {
+        let (left, right) = columns.into_iter().unzip();
+        let left = self.0.blind(&key.0, left, tails.clone())?;
+        let right = self.1.blind(&key.1, right, tails)?;
+        self.same_columns("blind", key, left, right)
     }
 
     fn poly(&self, key: &Self::Key, coefficients: Vec<Fr>) -> Result<Self::Poly, BackendError> {
@@ -115,11 +133,7 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         let (l, r) = halves(columns);
         let left = self.0.derive(&key.0, &l, &derivation.0, challenges, tails.clone())?;
         let right = self.1.derive(&key.1, &r, &derivation.1, challenges, tails)?;
-        agree("derive", left.len(), right.len());
-        for (l, r) in left.iter().zip(&right) {
-            agree("derive", self.0.read_column(&key.0, l)?, self.1.read_column(&key.1, r)?);
-        }
-        Ok(left.into_iter().zip(right).collect())
+        self.same_columns("derive", key, left, right)
     }
 
     fn read_column(&self, key: &Self::Key, column: &Self::Column) -> Result<Vec<Fr>, BackendError> {
@@ -165,11 +179,7 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         let (l, r) = halves(columns);
         let left = self.0.products(&key.0, &l, sets, beta, gamma, tails.clone())?;
         let right = self.1.products(&key.1, &r, sets, beta, gamma, tails)?;
-        agree("products", left.len(), right.len());
-        for (l, r) in left.iter().zip(&right) {
-            agree("products", self.0.read_column(&key.0, l)?, self.1.read_column(&key.1, r)?);
-        }
-        Ok(left.into_iter().zip(right).collect())
+        self.same_columns("products", key, left, right)
     }
 
     fn quotient(

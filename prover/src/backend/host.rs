@@ -27,6 +27,18 @@ impl HostColumn {
         HostColumn { values, tail, n }
     }
 
+    /// The same with this tail in the last rows, whatever was there.
+    pub(crate) fn with_tail(mut self, tail: Vec<Fr>) -> Self {
+        let start = self.n - tail.len();
+        if let Column::Field(values) = &mut self.values {
+            wipe(&mut values[start..]);
+            values.truncate(start);
+        }
+        wipe(&mut self.tail);
+        self.tail = tail;
+        self
+    }
+
     /// The value of a row.
     pub(crate) fn get(&self, row: usize) -> Fr {
         let start = self.n - self.tail.len();

@@ -17,7 +17,7 @@ use lamina_circuits::{Fr, witness::Column};
 pub use cpu::Kernels;
 pub use cpu::{Cpu, CpuKey};
 pub(crate) use cpu::{Scalars, Table, multiply};
-pub use cuda::{Cuda, CudaColumn, CudaDerivation, CudaKey, Measured, MeasuredStage, Plan};
+pub use cuda::{Cuda, CudaDerivation, CudaKey, Measured, MeasuredStage, Plan};
 pub use dual::Dual;
 pub use host::HostColumn;
 pub use lamina_kernels::Ceilings;
@@ -131,17 +131,21 @@ pub trait Backend: Sync {
     /// Loads bases and key columns.
     fn load(&self, setup: &Setup<'_>) -> Result<Self::Key, BackendError>;
 
-    /// Takes over a column: `values` in rows `0..n - tail.len()`, zero where none is given, then `tail`.
-    fn column(&self, key: &Self::Key, values: Column, tail: Vec<Fr>) -> Result<Self::Column, BackendError>;
+    /// Whether the host's cores have nothing to do while the backend computes.
+    fn is_elsewhere(&self) -> bool {
+        false
+    }
 
-    /// Takes over several columns, as [`Backend::column`] does one.
-    fn columns(
+    /// Takes over columns: values from row 0 on, zeros in rows that are not given.
+    fn columns(&self, key: &Self::Key, list: Vec<Column>) -> Result<Vec<Self::Column>, BackendError>;
+
+    /// The same columns with `tails` in their last rows, whatever was there: one tail a column, all of one length.
+    fn blind(
         &self,
         key: &Self::Key,
-        list: Vec<(Column, Vec<Fr>)>,
-    ) -> Result<Vec<Self::Column>, BackendError> {
-        list.into_iter().map(|(values, tail)| self.column(key, values, tail)).collect()
-    }
+        columns: Vec<Self::Column>,
+        tails: Vec<Vec<Fr>>,
+    ) -> Result<Vec<Self::Column>, BackendError>;
 
     /// Takes over a polynomial.
     fn poly(&self, key: &Self::Key, coefficients: Vec<Fr>) -> Result<Self::Poly, BackendError>;
@@ -182,6 +186,10 @@ pub trait Backend: Sync {
     fn read_poly(&self, key: &Self::Key, poly: &Self::Poly) -> Result<Vec<Fr>, BackendError>;
 
     /// `C = sum_i f_i [L_i(tau)]` for each column.
+    ///
+    /// # Panics
+    /// May panic for columns of integers that are blinded: who blinds them adds the tail's part, which integers' sums have no
+    /// place for.
     fn commit(&self, key: &Self::Key, columns: &[&Self::Column]) -> Result<Vec<G1Affine>, BackendError>;
 
     /// `C = sum_i f_i [tau^i]` for each polynomial of at most `n` coefficients.

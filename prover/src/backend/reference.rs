@@ -190,8 +190,17 @@ impl Backend for Reference {
         })
     }
 
-    fn column(&self, key: &ReferenceKey, values: Column, tail: Vec<Fr>) -> Result<HostColumn, BackendError> {
-        Ok(HostColumn::new(key.n, values, tail))
+    fn columns(&self, key: &ReferenceKey, list: Vec<Column>) -> Result<Vec<HostColumn>, BackendError> {
+        Ok(list.into_iter().map(|values| HostColumn::new(key.n, values, Vec::new())).collect())
+    }
+
+    fn blind(
+        &self,
+        _key: &ReferenceKey,
+        columns: Vec<HostColumn>,
+        tails: Vec<Vec<Fr>>,
+    ) -> Result<Vec<HostColumn>, BackendError> {
+        Ok(columns.into_iter().zip(tails).map(|(column, tail)| column.with_tail(tail)).collect())
     }
 
     fn poly(&self, _key: &ReferenceKey, coefficients: Vec<Fr>) -> Result<Vec<Fr>, BackendError> {

@@ -93,8 +93,6 @@ pub struct CpuKey {
     usable: usize,
     omega: Fr,
     ntt: Ntt,
-    /// Multiples of the blinding rows' bases.
-    tail_table: Table,
     /// For each coset: `g^i / n`, and `g^(-i) / n`, in bit-reversed order.
     shifts: Vec<(Factors, Factors)>,
     /// For each coset: `g^n - 1`, inverted.
@@ -202,26 +200,21 @@ impl CpuKey {
         values
     }
 
-    /// Commits columns by their integers or field elements, the blinding rows by table.
+    /// Commits columns by their integers or field elements.
     fn commit(&self, columns: &[&HostColumn]) -> Vec<G1Affine> {
         let lists: Vec<Scalars<'_>> = columns
             .iter()
-            .map(|column| match &column.values {
-                Column::I16(v) => Scalars::I16(v),
-                Column::I32(v) => Scalars::I32(v),
-                Column::Field(v) => Scalars::Field(v, &column.tail),
+            .map(|column| {
+                let scalars = match &column.values {
+                    Column::I16(v) => Scalars::I16(v),
+                    Column::I32(v) => Scalars::I32(v),
+                    Column::Field(v) => return Scalars::Field(v, &column.tail),
+                };
+                assert!(column.tail.is_empty(), "integers are committed to before they are blinded");
+                scalars
             })
             .collect();
-        let mut sums = msm::multiply(&self.bases.lagrange, &lists, self.kernels);
-        sums.par_iter_mut().zip(columns).for_each(|(sum, column)| {
-            let in_table = self.n - self.usable;
-            if !matches!(column.values, Column::Field(_)) && !column.tail.is_empty() {
-                let mut rows = vec![Fr::ZERO; in_table - column.tail.len()];
-                rows.extend_from_slice(&column.tail);
-                *sum += self.tail_table.multiply(&rows);
-            }
-        });
-        msm::normalise(&sums)
+        msm::normalise(&msm::multiply(&self.bases.lagrange, &lists, self.kernels))
     }
 }
 
@@ -460,7 +453,6 @@ impl Backend for Cpu {
             usable,
             omega,
             ntt,
-            tail_table: Table::new(&setup.bases.lagrange[usable..]),
             shifts,
             vanishing,
             limb_weights: vandermonde_inverse(&n_th),
@@ -475,8 +467,17 @@ impl Backend for Cpu {
         Ok(key)
     }
 
-    fn column(&self, key: &CpuKey, values: Column, tail: Vec<Fr>) -> Result<HostColumn, BackendError> {
-        Ok(HostColumn::new(key.n, values, tail))
+    fn columns(&self, key: &CpuKey, list: Vec<Column>) -> Result<Vec<HostColumn>, BackendError> {
+        Ok(list.into_iter().map(|values| HostColumn::new(key.n, values, Vec::new())).collect())
+    }
+
+    fn blind(
+        &self,
+        _key: &CpuKey,
+        columns: Vec<HostColumn>,
+        tails: Vec<Vec<Fr>>,
+    ) -> Result<Vec<HostColumn>, BackendError> {
+        Ok(columns.into_iter().zip(tails).map(|(column, tail)| column.with_tail(tail)).collect())
     }
 
     fn poly(&self, _key: &CpuKey, coefficients: Vec<Fr>) -> Result<Vec<Fr>, BackendError> {

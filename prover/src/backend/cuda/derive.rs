@@ -8,7 +8,7 @@ use lamina_kernels::{
     CellCopy, Column as DeviceColumn, Matrix, Program as DeviceProgram, Relation as Linked,
 };
 
-use super::{Cuda, CudaColumn, CudaKey, instructions};
+use super::{Cuda, CudaKey, instructions};
 use crate::{
     backend::{
         Columns,
@@ -24,25 +24,14 @@ use crate::{
 /// rest, links, the cells before and after a round with their weights.
 const RELATION_COLUMNS: usize = 10;
 
-/// A column under way: column `at` of a matrix.
-struct Late {
-    matrix: Arc<Matrix<Fr>>,
-    at: usize,
-    column: CudaColumn,
-}
-
-impl Late {
-    fn new(matrix: &Arc<Matrix<Fr>>, at: usize) -> Result<Self, BackendError> {
-        let column = CudaColumn { column: DeviceColumn::of_matrix(matrix, at)?, tail: Vec::new() };
-        Ok(Late { matrix: matrix.clone(), at, column })
-    }
-}
-
 /// The columns that are there and those under way.
-fn with<'a>(columns: &Columns<'a, CudaColumn>, late: &'a HashMap<usize, Late>) -> Columns<'a, CudaColumn> {
+fn with<'a>(
+    columns: &Columns<'a, DeviceColumn>,
+    late: &'a HashMap<usize, DeviceColumn>,
+) -> Columns<'a, DeviceColumn> {
     let mut advice = columns.advice.clone();
     for (&at, late) in late {
-        advice[at] = Some(&late.column);
+        advice[at] = Some(late);
     }
     Columns { advice, instance: columns.instance.clone(), product: columns.product.clone() }
 }
@@ -126,46 +115,40 @@ impl Cuda {
     pub(super) fn derive_columns(
         &self,
         key: &CudaKey,
-        columns: &Columns<'_, CudaColumn>,
+        columns: &Columns<'_, DeviceColumn>,
         derivation: &CudaDerivation,
         challenges: &[Fr],
         tails: &[Vec<Fr>],
-    ) -> Result<Vec<CudaColumn>, BackendError> {
+    ) -> Result<Vec<DeviceColumn>, BackendError> {
         let values = derivation.tape.values(challenges);
-        let zeros = Arc::new(Matrix::zeros(&self.device, 1, key.n)?);
+        let zeros = Arc::new(Matrix::<Fr>::zeros(&self.device, 1, key.n)?);
         let mut late = HashMap::new();
         for &column in &derivation.columns {
-            late.insert(column, Late::new(&zeros, 0)?);
+            late.insert(column, DeviceColumn::of_matrix(&zeros, 0)?);
         }
         for step in &derivation.steps {
             match step {
                 Compiled::Solve(solving) => {
                     let solved = self.solve(key, &with(columns, &late), solving, &values)?;
                     for (at, column) in solving.columns.iter().enumerate() {
-                        late.insert(*column, Late::new(&solved, at)?);
+                        late.insert(*column, DeviceColumn::of_matrix(&solved, at)?);
                     }
                 }
                 Compiled::Copy(copies) => {
                     let copied = self.copy(key, &with(columns, &late), copies)?;
-                    late.insert(copies.column, Late::new(&copied, 0)?);
+                    late.insert(copies.column, DeviceColumn::of_matrix(&copied, 0)?);
                 }
             }
         }
-        let mut derived = Vec::with_capacity(derivation.columns.len());
-        for (at, tail) in derivation.columns.iter().zip(tails) {
-            if let Some(Late { matrix, at, .. }) = late.remove(at) {
-                let column = DeviceColumn::of_matrix(&matrix, at)?.with_tail(&self.device, tail)?;
-                derived.push(CudaColumn { column, tail: Vec::new() });
-            }
-        }
-        Ok(derived)
+        let derived = derivation.columns.iter().filter_map(|at| late.remove(at));
+        self.with_tails(derived.collect(), tails)
     }
 
     /// The columns of some relations, one column each.
     fn solve(
         &self,
         key: &CudaKey,
-        columns: &Columns<'_, CudaColumn>,
+        columns: &Columns<'_, DeviceColumn>,
         solving: &Solving,
         scalars: &Values,
     ) -> Result<Arc<Matrix<Fr>>, BackendError> {
@@ -190,7 +173,7 @@ impl Cuda {
     fn copy(
         &self,
         key: &CudaKey,
-        columns: &Columns<'_, CudaColumn>,
+        columns: &Columns<'_, DeviceColumn>,
         copies: &Copies,
     ) -> Result<Arc<Matrix<Fr>>, BackendError> {
         let mut order: Vec<usize> = copies.cells.iter().map(|(source, ..)| *source).collect();

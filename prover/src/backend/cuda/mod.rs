@@ -18,7 +18,6 @@ use lamina_kernels::{
     Ceilings, Cell, Column as DeviceColumn, Coset, Device, Instruction, Matrix, Msm, Ntt, Permutation, Place,
     Program as DeviceProgram, Term,
 };
-use rayon::prelude::*;
 
 use self::measure::Recording;
 pub use self::{
@@ -27,7 +26,7 @@ pub use self::{
     plan::Plan,
 };
 use super::{
-    Backend, Columns, Combination, Setup, Table,
+    Backend, Columns, Combination, Setup,
     cpu::{normalise, vandermonde_inverse},
     program::{Code, Coefficient, Op, Operand, Program, Quotient, Slot},
     reference::coset_generator,
@@ -125,26 +124,6 @@ impl Cuda {
     }
 }
 
-/// A column on the device.
-///
-/// Its tail is held by the host too, which commits to it; both are overwritten when it is dropped.
-pub struct CudaColumn {
-    column: DeviceColumn,
-    tail: Vec<Fr>,
-}
-
-impl fmt::Debug for CudaColumn {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CudaColumn").field("column", &self.column).finish_non_exhaustive()
-    }
-}
-
-impl Drop for CudaColumn {
-    fn drop(&mut self) {
-        wipe(&mut self.tail);
-    }
-}
-
 /// What [`Cuda`] keeps of a proving key, on the device.
 pub struct CudaKey {
     n: usize,
@@ -157,8 +136,6 @@ pub struct CudaKey {
     vanishing: Vec<Fr>,
     /// Row `i`: the weights of the cosets in limb `i`.
     limb_weights: Vec<Vec<Fr>>,
-    /// Multiples of the blinding rows' bases, on the host.
-    tail_table: Table,
     columns: HashMap<Source, DeviceColumn>,
     quotient: Quotient,
     /// Whether the quotient's coefficients do not fit beside its values on a coset.
@@ -175,8 +152,8 @@ impl fmt::Debug for CudaKey {
 }
 
 impl CudaKey {
-    fn column<'a>(&'a self, columns: &Columns<'a, CudaColumn>, source: Source) -> &'a DeviceColumn {
-        match columns.get(source).map(|own| &own.column).or_else(|| self.columns.get(&source)) {
+    fn column<'a>(&'a self, columns: &Columns<'a, DeviceColumn>, source: Source) -> &'a DeviceColumn {
+        match columns.get(source).or_else(|| self.columns.get(&source)) {
             Some(column) => column,
             None => unreachable!("the identity reads only columns of the key and the proof"),
         }
@@ -203,7 +180,7 @@ impl Cuda {
     fn slot_values(
         &self,
         key: &CudaKey,
-        columns: &Columns<'_, CudaColumn>,
+        columns: &Columns<'_, DeviceColumn>,
         slots: &[Slot],
         scalars: &Values,
     ) -> Result<Matrix<Fr>, BackendError> {
@@ -313,7 +290,7 @@ fn instructions(program: &Program, values: &Values) -> Vec<Instruction> {
 
 impl Backend for Cuda {
     type Key = CudaKey;
-    type Column = CudaColumn;
+    type Column = DeviceColumn;
     type Poly = Matrix<Fr>;
     type Derivation = CudaDerivation;
 
@@ -361,7 +338,7 @@ impl Backend for Cuda {
         for (source, list) in
             [(Source::Fixed as fn(usize) -> Source, setup.fixed), (Source::Sigma, setup.sigma)]
         {
-            let list: Vec<(&Column, &[Fr])> = list.iter().map(|column| (column, &[][..])).collect();
+            let list: Vec<&Column> = list.iter().collect();
             columns.extend(
                 self.device_columns(n, &list)?.into_iter().enumerate().map(|(at, own)| (source(at), own)),
             );
@@ -375,7 +352,6 @@ impl Backend for Cuda {
             ntt,
             vanishing: n_th.iter().map(|g| (*g - Fr::ONE).invert().unwrap_or(Fr::ZERO)).collect(),
             limb_weights: vandermonde_inverse(&n_th),
-            tail_table: Table::new(&setup.bases.lagrange[setup.usable..]),
             columns,
             quotient: Quotient::new(setup.shape.identity, setup.bases.k, setup.degree - 1),
             streamed,
@@ -384,30 +360,29 @@ impl Backend for Cuda {
         Ok(key)
     }
 
-    fn column(&self, key: &CudaKey, values: Column, tail: Vec<Fr>) -> Result<CudaColumn, BackendError> {
-        let mut columns = self.columns(key, vec![(values, tail)])?;
-        Ok(columns.swap_remove(0))
+    fn is_elsewhere(&self) -> bool {
+        true
     }
 
-    fn columns(
-        &self,
-        key: &CudaKey,
-        mut list: Vec<(Column, Vec<Fr>)>,
-    ) -> Result<Vec<CudaColumn>, BackendError> {
-        let borrowed: Vec<(&Column, &[Fr])> =
-            list.iter().map(|(values, tail)| (values, tail.as_slice())).collect();
-        let taken = self.device_columns(key.n, &borrowed);
-        for (values, tail) in &mut list {
+    fn columns(&self, key: &CudaKey, mut list: Vec<Column>) -> Result<Vec<DeviceColumn>, BackendError> {
+        let taken = self.device_columns(key.n, &list.iter().collect::<Vec<_>>());
+        for values in &mut list {
             if let Column::Field(values) = values {
                 wipe(values);
             }
-            if taken.is_err() {
-                wipe(tail);
-            }
         }
-        // From here on a tail is overwritten whatever happens.
-        let tails = list.into_iter().map(|(_, tail)| tail);
-        Ok(taken?.into_iter().zip(tails).map(|(column, tail)| CudaColumn { column, tail }).collect())
+        taken
+    }
+
+    fn blind(
+        &self,
+        _key: &CudaKey,
+        columns: Vec<DeviceColumn>,
+        mut tails: Vec<Vec<Fr>>,
+    ) -> Result<Vec<DeviceColumn>, BackendError> {
+        let blinded = self.with_tails(columns, &tails);
+        tails.iter_mut().for_each(|tail| wipe(tail));
+        blinded
     }
 
     fn poly(&self, _key: &CudaKey, mut coefficients: Vec<Fr>) -> Result<Matrix<Fr>, BackendError> {
@@ -427,36 +402,38 @@ impl Backend for Cuda {
     fn derive(
         &self,
         key: &CudaKey,
-        columns: &Columns<'_, CudaColumn>,
+        columns: &Columns<'_, DeviceColumn>,
         derivation: &CudaDerivation,
         challenges: &[Fr],
         mut tails: Vec<Vec<Fr>>,
-    ) -> Result<Vec<CudaColumn>, BackendError> {
+    ) -> Result<Vec<DeviceColumn>, BackendError> {
         let derived = self.derive_columns(key, columns, derivation, challenges, &tails);
         tails.iter_mut().for_each(|tail| wipe(tail));
         derived
     }
 
-    fn read_column(&self, key: &CudaKey, column: &CudaColumn) -> Result<Vec<Fr>, BackendError> {
-        Ok(self.device.expand(&[&column.column], key.n)?.column(&self.device, 0)?)
+    fn read_column(&self, key: &CudaKey, column: &DeviceColumn) -> Result<Vec<Fr>, BackendError> {
+        Ok(self.device.expand(&[column], key.n)?.column(&self.device, 0)?)
     }
 
     fn read_poly(&self, _key: &CudaKey, poly: &Matrix<Fr>) -> Result<Vec<Fr>, BackendError> {
         Ok(poly.column(&self.device, 0)?)
     }
 
-    fn commit(&self, key: &CudaKey, columns: &[&CudaColumn]) -> Result<Vec<G1Affine>, BackendError> {
+    fn commit(&self, key: &CudaKey, columns: &[&DeviceColumn]) -> Result<Vec<G1Affine>, BackendError> {
         let mut points = vec![G1::default(); columns.len()];
         for bits in [0, 8, 16, 32] {
             let (places, list): (Vec<usize>, Vec<&DeviceColumn>) = columns
                 .iter()
                 .enumerate()
-                .filter(|(_, column)| column.column.bits() == bits)
-                .map(|(at, column)| (at, &column.column))
+                .filter(|(_, column)| column.bits() == bits)
+                .map(|(at, column)| (at, *column))
                 .unzip();
             if list.is_empty() {
                 continue;
             }
+            let whole = |column: &&DeviceColumn| bits == 0 || !column.has_tail();
+            assert!(list.iter().all(whole), "integers are committed to before they are blinded");
             let sums = match bits {
                 8 => self.commit_integers::<i8>(key, &list)?,
                 16 => self.commit_integers::<i16>(key, &list)?,
@@ -473,14 +450,6 @@ impl Backend for Cuda {
                 points[at] = sum.into();
             }
         }
-        points.par_iter_mut().zip(columns).for_each(|(point, column)| {
-            if column.column.bits() > 0 && !column.tail.is_empty() {
-                let mut rows = vec![Fr::ZERO; key.n - key.usable - column.tail.len()];
-                rows.extend_from_slice(&column.tail);
-                *point += key.tail_table.multiply(&rows);
-                wipe(&mut rows);
-            }
-        });
         Ok(normalise(&points))
     }
 
@@ -493,8 +462,8 @@ impl Backend for Cuda {
         Ok(points)
     }
 
-    fn coefficients(&self, key: &CudaKey, column: &CudaColumn) -> Result<Matrix<Fr>, BackendError> {
-        Ok(key.ntt.coefficients(&self.device.expand(&[&column.column], key.n)?)?)
+    fn coefficients(&self, key: &CudaKey, column: &DeviceColumn) -> Result<Matrix<Fr>, BackendError> {
+        Ok(key.ntt.coefficients(&self.device.expand(&[column], key.n)?)?)
     }
 
     fn coset(&self, key: &CudaKey, poly: &Matrix<Fr>, coset: usize) -> Result<Vec<Fr>, BackendError> {
@@ -504,12 +473,12 @@ impl Backend for Cuda {
     fn products(
         &self,
         key: &CudaKey,
-        columns: &Columns<'_, CudaColumn>,
+        columns: &Columns<'_, DeviceColumn>,
         sets: &[&[Source]],
         beta: Fr,
         gamma: Fr,
         mut tails: Vec<Vec<Fr>>,
-    ) -> Result<Vec<CudaColumn>, BackendError> {
+    ) -> Result<Vec<DeviceColumn>, BackendError> {
         let permuted: Vec<&DeviceColumn> =
             sets.iter().flat_map(|set| set.iter()).map(|source| key.column(columns, *source)).collect();
         let sigmas: Vec<&DeviceColumn> =
@@ -525,15 +494,13 @@ impl Backend for Cuda {
         let products = self.device.permutation_products(&key.ntt, &permutation, &tails);
         tails.iter_mut().for_each(|tail| wipe(tail));
         let products = products?;
-        (0..products.columns())
-            .map(|at| Ok(CudaColumn { column: DeviceColumn::of_matrix(&products, at)?, tail: Vec::new() }))
-            .collect()
+        (0..products.columns()).map(|at| Ok(DeviceColumn::of_matrix(&products, at)?)).collect()
     }
 
     fn quotient(
         &self,
         key: &CudaKey,
-        columns: &Columns<'_, CudaColumn>,
+        columns: &Columns<'_, DeviceColumn>,
         values: &Values,
     ) -> Result<Vec<Matrix<Fr>>, BackendError> {
         let device = &self.device;
@@ -584,7 +551,7 @@ impl Backend for Cuda {
     fn evaluate(
         &self,
         key: &CudaKey,
-        columns: &Columns<'_, CudaColumn>,
+        columns: &Columns<'_, DeviceColumn>,
         queries: &[(Source, i32)],
         x: Fr,
     ) -> Result<Vec<Fr>, BackendError> {
@@ -603,7 +570,7 @@ impl Backend for Cuda {
     fn combine(
         &self,
         key: &CudaKey,
-        columns: &Columns<'_, CudaColumn>,
+        columns: &Columns<'_, DeviceColumn>,
         combinations: &[Combination<'_, Matrix<Fr>>],
     ) -> Result<Vec<Matrix<Fr>>, BackendError> {
         let device = &self.device;

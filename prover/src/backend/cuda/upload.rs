@@ -54,24 +54,24 @@ impl Cuda {
     pub(super) fn device_columns(
         &self,
         n: usize,
-        list: &[(&Column, &[Fr])],
+        list: &[&Column],
     ) -> Result<Vec<DeviceColumn>, BackendError> {
-        let widths: Vec<u32> = list.par_iter().map(|(values, _)| bits(values)).collect();
-        let mut alike: BTreeMap<(u32, usize), Vec<usize>> = BTreeMap::new();
-        for (at, (width, (_, tail))) in widths.into_iter().zip(list).enumerate() {
-            alike.entry((width, tail.len())).or_default().push(at);
+        let widths: Vec<u32> = list.par_iter().map(|values| bits(values)).collect();
+        let mut alike: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (at, width) in widths.into_iter().enumerate() {
+            alike.entry(width).or_default().push(at);
         }
         let mut columns: Vec<Option<DeviceColumn>> = list.iter().map(|_| None).collect();
-        for ((width, _), places) in alike {
-            let own: Vec<(&Column, &[Fr])> = places.iter().map(|at| list[*at]).collect();
+        for (width, places) in alike {
+            let own: Vec<&Column> = places.iter().map(|at| list[*at]).collect();
             let taken = match width {
                 8 => self.integers::<i8>(n, &own),
                 16 => self.integers::<i16>(n, &own),
                 32 => self.integers::<i32>(n, &own),
                 _ => own
                     .iter()
-                    .map(|(values, tail)| match values {
-                        Column::Field(values) => Ok(DeviceColumn::new(&self.device, n, values, tail)?),
+                    .map(|values| match values {
+                        Column::Field(values) => Ok(DeviceColumn::new(&self.device, n, values, &[])?),
                         Column::I16(_) | Column::I32(_) => unreachable!("integers have a width"),
                     })
                     .collect(),
@@ -83,29 +83,38 @@ impl Cuda {
         Ok(columns.into_iter().flatten().collect())
     }
 
-    /// Columns of integers that fit `T`, with tails of one length.
-    fn integers<T>(&self, n: usize, list: &[(&Column, &[Fr])]) -> Result<Vec<DeviceColumn>, BackendError>
+    /// Columns of integers that fit `T`.
+    fn integers<T>(&self, n: usize, list: &[&Column]) -> Result<Vec<DeviceColumn>, BackendError>
     where
         T: Cell + TryFrom<i16> + TryFrom<i32> + Default + Zeroize + Send,
     {
-        let rows = list.iter().map(|(values, _)| len(values)).max().unwrap_or(0);
+        let rows = list.iter().map(|values| len(values)).max().unwrap_or(0);
         let round = (self.round_bytes / (size_of::<T>() * rows.max(1))).max(1);
         let mut columns = Vec::with_capacity(list.len());
         for list in list.chunks(round) {
             let mut cells: Zeroizing<Vec<T>> = Zeroizing::new(Vec::with_capacity(list.len() * rows));
             cells.resize_with(list.len() * rows, T::default);
-            cells.par_chunks_mut(rows.max(1)).zip(list).for_each(|(to, (values, _))| match values {
+            cells.par_chunks_mut(rows.max(1)).zip(list).for_each(|(to, values)| match values {
                 Column::I16(values) => cut(values, to),
                 Column::I32(values) => cut(values, to),
                 Column::Field(_) => unreachable!("field elements have no width"),
             });
-            // All of its memory at once: what grows leaves copies behind.
-            let mut tails = Vec::with_capacity(list.iter().map(|one| one.1.len()).sum());
-            list.iter().for_each(|(_, tail)| tails.extend_from_slice(tail));
-            let taken = DeviceColumn::list(&self.device, list.len(), n, &cells, &tails);
-            wipe(&mut tails);
-            columns.extend(taken?);
+            columns.extend(DeviceColumn::list(&self.device, list.len(), n, &cells)?);
         }
         Ok(columns)
+    }
+
+    /// Blinding values to their columns, all in one transfer.
+    pub(super) fn with_tails(
+        &self,
+        columns: Vec<DeviceColumn>,
+        tails: &[Vec<Fr>],
+    ) -> Result<Vec<DeviceColumn>, BackendError> {
+        // All of its memory at once: what grows leaves copies behind.
+        let mut all = Vec::with_capacity(tails.iter().map(Vec::len).sum());
+        tails.iter().for_each(|tail| all.extend_from_slice(tail));
+        let blinded = DeviceColumn::with_tails(columns, &self.device, &all);
+        wipe(&mut all);
+        Ok(blinded?)
     }
 }
