@@ -213,6 +213,7 @@ impl Device {
     /// [`Error::Driver`] where any of it failed.
     pub fn synchronize(&self) -> Result<(), Error> {
         self.stream.synchronize().map_err(Error::driver("finish"))?;
+        self.counters.idle();
         self.context.check_err().map_err(Error::driver("free memory"))
     }
 
@@ -323,6 +324,7 @@ impl Device {
             block_dim: (grid.threads, 1, 1),
             shared_mem_bytes: grid.shared_bytes as u32,
         };
+        self.counters.busy();
         // SAFETY: the caller's promise.
         unsafe { builder.launch(config) }.map_err(Error::driver("launch a kernel"))?;
         count(&self.counters.launches, 1);

@@ -161,7 +161,13 @@ impl<T: Plain> Buffer<T> {
         let from = at * size_of::<T>();
         let mut target = self.bytes.slice_mut(from..from + bytes.len());
         count(&device.counters.to_device, bytes.len());
-        device.stream.memcpy_htod(bytes, &mut target).map_err(Error::driver("copy to the device"))
+        let idle = device.counters.busy();
+        device.stream.memcpy_htod(bytes, &mut target).map_err(Error::driver("copy to the device"))?;
+        if idle {
+            // Pageable memory is copied before the call returns, but for its last piece.
+            device.counters.idle();
+        }
+        Ok(())
     }
 
     /// A copy of values `at..at + len`, on the host.
@@ -181,6 +187,7 @@ impl<T: Plain> Buffer<T> {
             };
             let source = self.bytes.slice(from..from + size);
             count(&device.counters.to_host, size);
+            device.counters.busy();
             device.stream.memcpy_dtoh(&source, bytes).map_err(Error::driver("copy to the host"))?;
         }
         device.synchronize()?;
@@ -202,6 +209,7 @@ impl<T> Buffer<T> {
             return Ok(());
         }
         let target = self.base() + at as u64;
+        device.counters.busy();
         count(&device.counters.on_device, bytes);
         // SAFETY: the target is within this buffer, the source as the caller says.
         unsafe { result::memcpy_dtod_async(target, source, bytes, device.stream.cu_stream()) }

@@ -1,6 +1,12 @@
 //! What has been asked of a device, counted where it is asked.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 /// Work since a device was opened, or between two moments.
 ///
@@ -22,6 +28,9 @@ pub struct Work {
     pub kernel_bytes: u64,
     /// Multiplications of 32-bit words.
     pub multiply_adds: u64,
+    /// Nanoseconds that the device had nothing to do, waiting for the host: from when the host knew that all was done to the
+    /// next kernel or copy. What passes between two kernels that are queued one after the other is not in it.
+    pub waited_ns: u64,
 }
 
 impl Work {
@@ -34,6 +43,7 @@ impl Work {
             on_device_bytes: self.on_device_bytes - before.on_device_bytes,
             kernel_bytes: self.kernel_bytes - before.kernel_bytes,
             multiply_adds: self.multiply_adds - before.multiply_adds,
+            waited_ns: self.waited_ns - before.waited_ns,
         }
     }
 }
@@ -53,6 +63,9 @@ pub(crate) struct Counters {
     pub(crate) on_device: AtomicU64,
     kernel_bytes: AtomicU64,
     multiply_adds: AtomicU64,
+    waited_ns: AtomicU64,
+    /// Since when the device has had nothing to do, where the host knows.
+    idle: Mutex<Option<Instant>>,
     held: AtomicU64,
     peak: AtomicU64,
 }
@@ -65,6 +78,20 @@ impl Counters {
     pub(crate) fn kernel(&self, bytes: usize, multiply_adds: usize) {
         count(&self.kernel_bytes, bytes);
         count(&self.multiply_adds, multiply_adds);
+    }
+
+    /// Kernels or copies are about to be queued: whether the device had nothing to do.
+    pub(crate) fn busy(&self) -> bool {
+        let since = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(since) = since {
+            count(&self.waited_ns, usize::try_from(since.elapsed().as_nanos()).unwrap_or(usize::MAX));
+        }
+        since.is_some()
+    }
+
+    /// All that was queued is done.
+    pub(crate) fn idle(&self) {
+        *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     pub(crate) fn hold(&self, bytes: usize) {
@@ -93,6 +120,7 @@ impl Counters {
             on_device_bytes: read(&self.on_device),
             kernel_bytes: read(&self.kernel_bytes),
             multiply_adds: read(&self.multiply_adds),
+            waited_ns: read(&self.waited_ns),
         }
     }
 }

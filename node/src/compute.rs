@@ -11,8 +11,8 @@ use std::{
 use halo2_proofs::halo2curves::bn256::G2Affine;
 use lamina_circuits::{Fr, witness::Witness};
 use lamina_prover::{
-    Backend, BackendError, Blinding, Committed, Cpu, Cuda, Progress, ProveError, Proved, Prover, ProvingKey,
-    SetupError,
+    Backend, BackendError, Beside, Blinding, Committed, Cpu, Cuda, Progress, ProveError, Proved, Prover,
+    ProvingKey, SetupError,
     backend::{Ceilings, MeasuredStage},
     setup::Bases,
 };
@@ -43,6 +43,10 @@ pub struct OnDevice {
     pub device: String,
     /// The most bytes of its memory that were held at once.
     pub peak_bytes: u64,
+    /// How long the proof took by the host's clock, in milliseconds.
+    pub wall_ms: f64,
+    /// How much of that the device had nothing to do, waiting for the host, in milliseconds.
+    pub waited_ms: f64,
     /// What it could do at most, where its driver tells.
     pub ceilings: Option<Ceilings>,
     /// Stages of the proof, in order.
@@ -142,6 +146,8 @@ impl Compute {
         Ok(cuda.measured()?.map(|measured| OnDevice {
             device: measured.device,
             peak_bytes: measured.peak_bytes,
+            wall_ms: measured.wall_ms,
+            waited_ms: measured.waited_ms,
             ceilings,
             stages: measured.stages.into_iter().map(of).collect(),
         }))
@@ -248,7 +254,8 @@ impl<'a> KeyProver<'a> {
         }
     }
 
-    /// Proves one statement. A device that fails leaves no proof behind: the CPU proves it anew, where it may.
+    /// Proves one statement. A device that fails leaves no proof behind: the CPU proves it anew, where it may, and `beside` is
+    /// called again.
     ///
     /// # Errors
     /// See [`ProveError`].
@@ -258,6 +265,7 @@ impl<'a> KeyProver<'a> {
         instances: &[Vec<Fr>],
         committed: &[Committed],
         progress: &dyn Progress,
+        beside: Option<Beside<'_>>,
     ) -> Result<Proved> {
         while let Some(taken) = self.take() {
             let Ok(prover) = self.on_stream(taken.1) else {
@@ -265,7 +273,7 @@ impl<'a> KeyProver<'a> {
                 std::mem::forget(taken);
                 continue;
             };
-            match prover.prove(witness, instances, committed, &mut Blinding::new(), progress) {
+            match prover.prove_with(witness, instances, committed, &mut Blinding::new(), progress, beside) {
                 Err(error @ (ProveError::Backend { .. } | ProveError::WrongProof { .. }))
                     if self.compute.takes_over(&error) =>
                 {
@@ -275,7 +283,7 @@ impl<'a> KeyProver<'a> {
             }
         }
         let prover = self.on_cpu()?;
-        Ok(prover.prove(witness, instances, committed, &mut Blinding::new(), progress)?)
+        Ok(prover.prove_with(witness, instances, committed, &mut Blinding::new(), progress, beside)?)
     }
 }
 

@@ -1,6 +1,9 @@
 //! One slice, from a trace to an envelope: boundaries, proof, link, verification.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
 
 use halo2_proofs::{
     halo2curves::bn256::{Bn256, G1Affine},
@@ -265,7 +268,7 @@ pub struct SliceProver<'a> {
 pub struct Envelope {
     /// Its bytes.
     pub bytes: Vec<u8>,
-    /// Where the time went; the witness's layout is part of `witness_ms`.
+    /// Where the time went, the layout of the witness included.
     pub timings: Timings,
 }
 
@@ -332,11 +335,19 @@ impl<'a> SliceProver<'a> {
             output: output.reference(),
         };
         let instance = vec![draft.instance().to_vec()];
-        let proved = self.prover.prove(witness.as_ref(), &instance, &committed, progress)?;
-        let bytes = draft.seal(self.srs, proved.proof, &proved.deltas)?;
+        // The link proof needs no more than phase 0: it is ready before the rest of the proof is.
+        let link = Mutex::new(None);
+        let beside = |fresh: &[G1Affine], deltas: &[Vec<Fr>]| {
+            *link.lock().unwrap_or_else(PoisonError::into_inner) = Some(draft.link(self.srs, fresh, deltas));
+        };
+        let proved = self.prover.prove(witness.as_ref(), &instance, &committed, progress, Some(&beside))?;
+        let linked = match link.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(linked) => linked?,
+            None => draft.link(self.srs, &proved.commitments, &proved.deltas)?,
+        };
         let mut timings = proved.timings;
-        timings.witness_ms += layout_ms;
-        Ok(Envelope { bytes, timings })
+        timings.add_witness("cells", layout_ms);
+        Ok(Envelope { bytes: draft.seal_linked(linked, proved.proof)?, timings })
     }
 }
 
@@ -407,7 +418,7 @@ impl<'a> RangeProver<'a> {
         };
         let instance = vec![draft.instance().to_vec()];
         let committed = published.committed(0);
-        let proved = self.prover.prove(&witness, &instance, &committed, progress)?;
+        let proved = self.prover.prove(&witness, &instance, &committed, progress, None)?;
         Ok(draft.seal(self.srs, proved.proof, &proved.deltas)?)
     }
 }

@@ -31,5 +31,5 @@ pub use key::ProvingKey;
 pub use progress::{Progress, Silent, Timings};
 #[cfg(feature = "cheat")]
 pub use prove::FalseClaim;
-pub use prove::{Committed, Proved, Prover};
+pub use prove::{Beside, Committed, Proved, Prover};
 pub use setup::Bases;

@@ -10,7 +10,7 @@ use lamina_verifier::{
     encoding,
     envelope::{Claims, Envelope},
     hash::{HeaderDigest, SrsId},
-    key::{LinkedRole, SliceKey},
+    key::{LinkedColumn, LinkedRole, SliceKey},
     link::{LinkChallenge, LinkProof, LinkedPair, Rho, verify_link},
     srs::VerifierSrs,
 };
@@ -36,8 +36,8 @@ pub enum LinkError {
         /// Given.
         actual: usize,
     },
-    /// The halo2 proof is not one of this key.
-    #[error("the halo2 proof does not have the key's length")]
+    /// The halo2 proof is not one of this key, or not the one that was linked.
+    #[error("the halo2 proof is not of this key, or its commitments are not those that were linked")]
     Proof,
     /// The deltas do not explain the fresh commitments.
     #[error("published and fresh commitments do not differ by the given deltas")]
@@ -120,7 +120,8 @@ fn nonces(header: &HeaderDigest, columns: &[LinkedDelta<'_>], rows: usize) -> Re
 
 /// Everything public about a proof that is about to be made.
 ///
-/// First [`Draft::instance`], then the halo2 proof over those values, then [`Draft::seal`].
+/// First [`Draft::instance`], then the halo2 proof over those values, then [`Draft::seal`]; or [`Draft::link`] beside the proof
+/// and [`Draft::seal_linked`].
 #[derive(Clone, Debug)]
 pub struct Draft<'a> {
     /// The key.
@@ -161,46 +162,59 @@ impl Draft<'_> {
     /// # Errors
     /// [`LinkError::Count`], [`LinkError::Proof`].
     pub fn pairs(&self, proof: &[u8]) -> Result<Vec<LinkedPair>, LinkError> {
+        let elements = self.elements(proof)?;
+        let fresh = |column: &LinkedColumn| encoding::g1(&elements[column.position]);
+        let fresh = self.key.shape().linked.iter().map(fresh);
+        self.pairs_with(&fresh.collect::<Result<Vec<_>, _>>().map_err(|_| LinkError::Proof)?)
+    }
+
+    /// The proof's points and scalars.
+    fn elements<'p>(&self, proof: &'p [u8]) -> Result<&'p [[u8; 32]], LinkError> {
+        if proof.len() != self.key.shape().proof_bytes() {
+            return Err(LinkError::Proof);
+        }
+        Ok(proof.as_chunks().0)
+    }
+
+    fn pairs_with(&self, fresh: &[G1Affine]) -> Result<Vec<LinkedPair>, LinkError> {
         let shape = self.key.shape();
         let given = [
-            ("weight commitments", LinkedRole::Weight, self.weights.len()),
-            ("input columns", LinkedRole::Input, self.input.columns.len()),
-            ("output columns", LinkedRole::Output, self.output.columns.len()),
+            ("weight commitments", shape.columns(LinkedRole::Weight), self.weights.len()),
+            ("input columns", shape.columns(LinkedRole::Input), self.input.columns.len()),
+            ("output columns", shape.columns(LinkedRole::Output), self.output.columns.len()),
+            ("fresh commitments", shape.linked.len(), fresh.len()),
         ];
-        for (what, role, actual) in given {
-            let expected = shape.columns(role);
+        for (what, expected, actual) in given {
             if actual != expected {
                 return Err(LinkError::Count { what, expected, actual });
             }
         }
-        if proof.len() != shape.proof_bytes() {
-            return Err(LinkError::Proof);
-        }
-        let (elements, _) = proof.as_chunks();
-        shape
-            .linked
-            .iter()
-            .map(|column| {
-                let published = match column.role {
-                    LinkedRole::Weight => self.weights[column.index],
-                    LinkedRole::Input => self.input.columns[column.index],
-                    LinkedRole::Output => self.output.columns[column.index],
-                };
-                let fresh = encoding::g1(&elements[column.position]).map_err(|_| LinkError::Proof)?;
-                Ok(LinkedPair { published, fresh })
-            })
-            .collect()
+        let published = |column: &LinkedColumn| match column.role {
+            LinkedRole::Weight => self.weights[column.index],
+            LinkedRole::Input => self.input.columns[column.index],
+            LinkedRole::Output => self.output.columns[column.index],
+        };
+        let pair = |(column, fresh): (&LinkedColumn, &G1Affine)| LinkedPair {
+            published: published(column),
+            fresh: *fresh,
+        };
+        Ok(shape.linked.iter().zip(fresh).map(pair).collect())
     }
 
-    /// Adds the link proof and writes the envelope.
+    /// The link proof for a halo2 proof that may still be under way ([`crate::Prover::prove_with`]).
     ///
     /// # Shapes
-    /// `deltas`: one vector a linked column, in advice-index order, as the prover returns them. Secret.
+    /// `fresh`, `deltas`: one a linked column, in advice-index order, as the prover gives them. The deltas are secret.
     ///
     /// # Errors
     /// See [`LinkError`].
-    pub fn seal(&self, srs: &VerifierSrs, proof: Vec<u8>, deltas: &[Vec<Fr>]) -> Result<Vec<u8>, LinkError> {
-        let pairs = self.pairs(&proof)?;
+    pub fn link(
+        &self,
+        srs: &VerifierSrs,
+        fresh: &[G1Affine],
+        deltas: &[Vec<Fr>],
+    ) -> Result<Linked, LinkError> {
+        let pairs = self.pairs_with(fresh)?;
         if deltas.len() != pairs.len() {
             return Err(LinkError::Count {
                 what: "columns with deltas",
@@ -211,14 +225,49 @@ impl Draft<'_> {
         let columns: Vec<_> =
             pairs.into_iter().zip(deltas).map(|(pair, deltas)| LinkedDelta { pair, deltas }).collect();
         let tail = srs.tail(self.key.shape().blinding_rows).ok_or(LinkError::Srs)?;
-        let link = prove_link(&self.header(), tail, &columns)?;
+        let proof = prove_link(&self.header(), tail, &columns)?;
+        Ok(Linked { proof, fresh: fresh.to_vec() })
+    }
+
+    /// Writes the envelope.
+    ///
+    /// # Errors
+    /// [`LinkError::Proof`] where the halo2 proof is not of this key, or not the one that was linked.
+    pub fn seal_linked(&self, linked: Linked, proof: Vec<u8>) -> Result<Vec<u8>, LinkError> {
+        let elements = self.elements(&proof)?;
+        let columns = self.key.shape().linked.iter();
+        if columns.zip(&linked.fresh).any(|(one, fresh)| elements[one.position] != encoding::g1_bytes(fresh))
+        {
+            return Err(LinkError::Proof);
+        }
         Ok(Envelope {
             claims: Claims { key: self.key.digest(), srs: self.srs, context: self.context },
             input: self.input.clone(),
             output: self.output.clone(),
-            link,
+            link: linked.proof,
             proof,
         }
         .encode())
     }
+
+    /// Adds the link proof to a finished halo2 proof and writes the envelope.
+    ///
+    /// # Shapes
+    /// `deltas`: as in [`Draft::link`].
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub fn seal(&self, srs: &VerifierSrs, proof: Vec<u8>, deltas: &[Vec<Fr>]) -> Result<Vec<u8>, LinkError> {
+        let fresh: Vec<G1Affine> = self.pairs(&proof)?.iter().map(|pair| pair.fresh).collect();
+        let linked = self.link(srs, &fresh, deltas)?;
+        self.seal_linked(linked, proof)
+    }
+}
+
+/// A link proof and the commitments in a halo2 proof that it is about.
+#[derive(Clone, Debug)]
+pub struct Linked {
+    proof: LinkProof,
+    /// In advice-index order.
+    fresh: Vec<G1Affine>,
 }

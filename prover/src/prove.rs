@@ -130,6 +130,9 @@ pub enum FalseClaim {
     Solve(usize),
 }
 
+/// What runs beside a proof: given the fresh commitments of the committed columns and, secret, their deltas.
+pub type Beside<'b> = &'b (dyn Fn(&[G1Affine], &[Vec<Fr>]) + Sync);
+
 /// How many random coefficients the vanishing argument's random polynomial has.
 ///
 /// Under SHPLONK it masks nothing (its evaluation and its commitment are both revealed, and no other
@@ -237,6 +240,23 @@ impl<'a, B: Backend> Prover<'a, B> {
         blinding: &mut Blinding,
         progress: &dyn Progress,
     ) -> Result<Proved, ProveError> {
+        self.prove_with(witness, instances, committed, blinding, progress, None)
+    }
+
+    /// The same; `beside` is called with the fresh commitments of the committed columns and their deltas as soon as they are
+    /// known, on a thread of its own, beside the rest of the proof: for the link proof, which needs nothing else.
+    ///
+    /// # Errors
+    /// As [`Prover::prove`], which may come after `beside` was called.
+    pub fn prove_with(
+        &self,
+        witness: &dyn Witness,
+        instances: &[Vec<Fr>],
+        committed: &[Committed],
+        blinding: &mut Blinding,
+        progress: &dyn Progress,
+        beside: Option<Beside<'_>>,
+    ) -> Result<Proved, ProveError> {
         self.check(instances, committed)?;
         let proved = Run {
             prover: self,
@@ -247,7 +267,7 @@ impl<'a, B: Backend> Prover<'a, B> {
             timings: Timings::default(),
             started: Instant::now(),
         }
-        .prove(witness, instances, committed, blinding)?;
+        .prove(witness, instances, committed, blinding, beside)?;
         if self.self_check && !self.verified.load(Ordering::Acquire) {
             if !self.accepts(instances, &proved.proof) {
                 return Err(ProveError::WrongProof { backend: self.backend.name() });
@@ -530,11 +550,11 @@ impl<B: Backend> Run<'_, '_, B> {
         instances: &[Vec<Fr>],
         committed: &[Committed],
         blinding: &mut Blinding,
+        beside: Option<Beside<'_>>,
     ) -> Result<Proved, ProveError> {
         let prover = self.prover;
         let (backend, key, loaded) = (prover.backend, prover.key, &prover.loaded);
         let cs = key.vk().cs();
-        let n = 1usize << key.k();
         let repr = key.vk().transcript_repr();
         self.transcript.common_scalar(repr).map_err(ProveError::Transcript)?;
         for value in instances.iter().flatten() {
@@ -577,7 +597,28 @@ impl<B: Backend> Run<'_, '_, B> {
             }
         });
         let (deltas, commitments) = self.place(&indices, taken, blinds, committed, &mut columns)?;
+        let (proof, timings) = std::thread::scope(|scope| {
+            let beside = beside.map(|beside| scope.spawn(|| beside(&commitments, &deltas)));
+            let proved = self.finish(witness, columns, &mut stream);
+            match beside.map(|beside| beside.join()) {
+                Some(Err(panic)) => std::panic::resume_unwind(panic),
+                _ => proved,
+            }
+        })?;
+        Ok(Proved { proof, deltas, commitments, timings })
+    }
 
+    /// What follows the commitments of phase 0.
+    fn finish(
+        mut self,
+        witness: &dyn Witness,
+        mut columns: Held<B::Column>,
+        stream: &mut Stream<'_>,
+    ) -> Result<(Vec<u8>, Timings), ProveError> {
+        let prover = self.prover;
+        let (backend, key, loaded) = (prover.backend, prover.key, &prover.loaded);
+        let cs = key.vk().cs();
+        let n = 1usize << key.k();
         let mut challenges = Vec::new();
         let phases = cs.advice_column_phase();
         let last_phase = phases.iter().copied().max().unwrap_or(0);
@@ -585,14 +626,14 @@ impl<B: Backend> Run<'_, '_, B> {
             if phase > 0 {
                 self.stage("witness")?;
                 match witness.steps(phase).filter(|_| backend.derives()) {
-                    Some(steps) => self.derive(phase, steps, &challenges, &mut columns, &mut stream)?,
+                    Some(steps) => self.derive(phase, steps, &challenges, &mut columns, stream)?,
                     None => {
                         let given = self.phase_columns(witness, phase, &challenges)?;
                         self.lap(Part::Witness, "witness, later phases");
                         self.stage("commit")?;
                         let indices: Vec<usize> = given.iter().map(|(index, _)| *index).collect();
                         let taken = prover.take(given, &[]).map_err(self.failed())?;
-                        let blinds = prover.blinds(&indices, &[], &mut stream);
+                        let blinds = prover.blinds(&indices, &[], stream);
                         self.place(&indices, taken, blinds, &[], &mut columns)?;
                     }
                 }
@@ -632,7 +673,7 @@ impl<B: Backend> Run<'_, '_, B> {
         self.write_points(&points)?;
         self.lap(Part::Commit, "permutation commitments");
 
-        let (random, random_commitment) = self.random_poly(&mut stream, n).map_err(self.failed())?;
+        let (random, random_commitment) = self.random_poly(stream, n).map_err(self.failed())?;
         self.write_points(&[random_commitment])?;
         self.lap(Part::Commit, "random polynomial");
         let y = self.squeeze();
@@ -643,7 +684,7 @@ impl<B: Backend> Run<'_, '_, B> {
         let polys = backend.quotient(loaded, &columns.view(), &values).map_err(self.failed())?;
         self.lap(Part::Quotient, "quotient");
         self.stage("commit to the quotient")?;
-        let limbs = self.commit_limbs(polys, &mut stream)?;
+        let limbs = self.commit_limbs(polys, stream)?;
         self.lap(Part::Quotient, "limb commitments");
 
         let x = self.squeeze();
@@ -657,7 +698,7 @@ impl<B: Backend> Run<'_, '_, B> {
         self.open(&columns.view(), &rotation_sets, &limbs, &random, x)?;
         self.progress.stage("done", STAGES, STAGES);
         backend.stage("done");
-        Ok(Proved { proof: self.transcript.finalize(), deltas, commitments, timings: self.timings })
+        Ok((self.transcript.finalize(), self.timings))
     }
 
     fn phase_columns(

@@ -355,9 +355,19 @@ fn show_device(session: &Session, device: &OnDevice) -> Result<()> {
     let share = |share: Option<f64>| share.map_or("-".to_owned(), |share| format!("{:.0} %", 100.0 * share));
     let mega = |bytes: u64| format!("{:.1}", bytes as f64 / 1e6);
     let mut rows = vec![
-        ["stage", "device ms", "launches", "MB in", "MB out", "MB moved", "bandwidth", "multiplier"]
-            .map(String::from)
-            .to_vec(),
+        [
+            "stage",
+            "device ms",
+            "launches",
+            "MB in",
+            "MB out",
+            "MB moved",
+            "bandwidth",
+            "multiplier",
+            "waits ms",
+        ]
+        .map(String::from)
+        .to_vec(),
     ];
     for one in &device.stages {
         let (stage, work) = (&one.stage, &one.stage.work);
@@ -370,9 +380,17 @@ fn show_device(session: &Session, device: &OnDevice) -> Result<()> {
             mega(work.kernel_bytes),
             share(one.of_memory_bandwidth),
             share(one.of_multiply_adds),
+            format!("{:.2}", work.waited_ns as f64 / 1e6),
         ]);
     }
-    session.output.line(format!("{}, {} MB held at most", device.device, mega(device.peak_bytes)))?;
+    session.output.line(format!(
+        "{}, {} MB held at most; waited for the host {:.1} ms of {:.1} ms ({:.0} %)",
+        device.device,
+        mega(device.peak_bytes),
+        device.waited_ms,
+        device.wall_ms,
+        100.0 * device.waited_ms / device.wall_ms,
+    ))?;
     table(&rows).into_iter().chain([String::new()]).try_for_each(|line| session.output.line(line))
 }
 

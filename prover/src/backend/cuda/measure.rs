@@ -1,5 +1,7 @@
 //! What the stages of proofs take on a device.
 
+use std::time::Instant;
+
 use lamina_kernels::{Device, Mark, Work};
 use serde::Serialize;
 
@@ -13,6 +15,10 @@ pub struct Measured {
     pub device: String,
     /// The most bytes that buffers held at once, those of all keys included.
     pub peak_bytes: u64,
+    /// From the beginning of the measurement to its end, on the host's clock. In milliseconds.
+    pub wall_ms: f64,
+    /// How much of it the device had nothing to do, waiting for the host ([`Work::waited_ns`]). In milliseconds.
+    pub waited_ms: f64,
     /// The stages, in order.
     pub stages: Vec<MeasuredStage>,
 }
@@ -30,14 +36,21 @@ pub struct MeasuredStage {
 }
 
 /// The stages that have begun.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Recording {
+    started: Instant,
+    before: Work,
     marks: Vec<(&'static str, Mark)>,
     /// A mark that could not be taken.
     failure: Option<lamina_kernels::Error>,
 }
 
 impl Recording {
+    pub(super) fn new(device: &Device) -> Self {
+        let failure = device.synchronize().err();
+        Recording { started: Instant::now(), before: device.work(), marks: Vec::new(), failure }
+    }
+
     pub(super) fn begin(&mut self, device: &Device, stage: &'static str) {
         match device.mark() {
             Ok(mark) => self.marks.push((stage, mark)),
@@ -47,6 +60,7 @@ impl Recording {
 
     /// The stages up to now.
     pub(super) fn finish(mut self, device: &Device) -> Result<Measured, BackendError> {
+        let wall_ms = self.started.elapsed().as_secs_f64() * 1e3;
         self.begin(device, "done");
         if let Some(failure) = self.failure {
             return Err(failure.into());
@@ -58,6 +72,8 @@ impl Recording {
         Ok(Measured {
             device: device.name().to_owned(),
             peak_bytes: device.peak_bytes(),
+            wall_ms,
+            waited_ms: device.work().since(&self.before).waited_ns as f64 / 1e6,
             stages: stages.collect::<Result<_, BackendError>>()?,
         })
     }

@@ -98,10 +98,11 @@ impl Cuda {
         &self.device
     }
 
-    /// Begins to measure the stages of proofs, from nothing. One proof at a time: stages of several are not told apart.
+    /// Begins to measure the stages of proofs, from nothing; waits for the device. One proof at a time: stages of several are not
+    /// told apart.
     pub fn measure(&self) {
         self.device.restart_peak();
-        *self.recording.lock().unwrap_or_else(PoisonError::into_inner) = Some(Recording::default());
+        *self.recording.lock().unwrap_or_else(PoisonError::into_inner) = Some(Recording::new(&self.device));
     }
 
     /// What has been measured since [`Cuda::measure`], and ends it; `None` where it was not called. Waits for the device.
