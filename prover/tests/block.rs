@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use ff::Field as _;
 use group::{Curve, prime::PrimeCurveAffine};
@@ -236,8 +236,16 @@ impl World {
         let mut committed: Vec<Committed> = input.committed(linked.boundary_in.start);
         committed.extend(output.committed(linked.boundary_out.start));
         committed.extend(weights.committed(linked.weights.start));
+        let instances = [draft.instance().to_vec()];
+        let seen = Mutex::new(None);
+        let beside = |fresh: &[G1Affine], deltas: &[Vec<Fr>]| {
+            let before = seen.lock().unwrap().replace((fresh.to_vec(), deltas.to_vec()));
+            assert!(before.is_none(), "called once");
+        };
         let proof =
-            prover.prove(witness, &[draft.instance().to_vec()], &committed, blinding, &Silent).unwrap();
+            prover.prove_with(witness, &instances, &committed, blinding, &Silent, Some(&beside)).unwrap();
+        // What was told while the proof was under way is what the finished proof says.
+        assert_eq!(seen.into_inner().unwrap(), Some((proof.commitments.clone(), proof.deltas.clone())));
         draft.seal(&self.verifier_srs, proof.proof, &proof.deltas).unwrap()
     }
 

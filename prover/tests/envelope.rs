@@ -454,6 +454,25 @@ fn careless_link(
     LinkProof { nonce, responses }
 }
 
+/// A link proof that was made beside a halo2 proof is sealed with that one, not with another of the same statement.
+#[test]
+fn a_link_is_sealed_with_its_own_proof() {
+    let (world, run) = (world(), run());
+    let [input, output] = [&run.borders[0], &run.borders[1]];
+    let draft = world.draft(0, input, output);
+    let [(proof, deltas), (other, _)] = [(); 2].map(|()| toy::halo2_slice(world, 0, input, output));
+    let fresh: Vec<_> = draft.pairs(&proof).unwrap().iter().map(|pair| pair.fresh).collect();
+    let linked = draft.link(&world.verifier_srs, &fresh, &deltas).unwrap();
+    assert_eq!(draft.seal_linked(linked.clone(), other).unwrap_err(), LinkError::Proof);
+    assert_eq!(draft.seal_linked(linked.clone(), proof[32..].to_vec()).unwrap_err(), LinkError::Proof);
+    let count = |error: LinkError| matches!(error, LinkError::Count { .. });
+    assert!(count(draft.link(&world.verifier_srs, &fresh[1..], &deltas).unwrap_err()));
+    assert!(count(draft.link(&world.verifier_srs, &fresh, &deltas[1..]).unwrap_err()));
+    let envelope = draft.seal_linked(linked, proof).unwrap();
+    let input = input.integers();
+    verify_slice(&expect_first(world, &input), &world.card, &world.verifier_srs, &envelope).unwrap();
+}
+
 /// S10: one weight differs by one from the published weight.
 #[test]
 fn one_weight_changed_by_one_is_refused_by_the_link() {

@@ -461,8 +461,8 @@ pub fn stock_proof<C: Circuit<Fr>>(
     (transcript.finalize(), tails)
 }
 
-/// One sealed slice proof.
-pub fn prove_slice(world: &World, slice: u32, input: &Border, output: &Border) -> Vec<u8> {
+/// The halo2 proof of one slice and the deltas of its linked columns.
+pub fn halo2_slice(world: &World, slice: u32, input: &Border, output: &Border) -> (Vec<u8>, Vec<Vec<Fr>>) {
     let draft = world.draft(slice, input, output);
     let circuit = world.circuit(slice as usize, &input.values);
     let (proof, fresh) = stock_proof(world, &world.toy_pk, circuit, &draft.instance());
@@ -470,7 +470,13 @@ pub fn prove_slice(world: &World, slice: u32, input: &Border, output: &Border) -
     let published = [input.tail.clone(), weights[0].clone(), weights[1].clone(), output.tail.clone()];
     // Phase-0 columns: x, w0, w1, s, y; `s` is not linked.
     let fresh = [0, 1, 2, 4].map(|column: usize| fresh[column].clone());
-    draft.seal(&world.verifier_srs, proof, &deltas(&published, &fresh)).unwrap()
+    (proof, deltas(&published, &fresh))
+}
+
+/// One sealed slice proof.
+pub fn prove_slice(world: &World, slice: u32, input: &Border, output: &Border) -> Vec<u8> {
+    let (proof, deltas) = halo2_slice(world, slice, input, output);
+    world.draft(slice, input, output).seal(&world.verifier_srs, proof, &deltas).unwrap()
 }
 
 /// The boundaries and proofs of a whole run: open input, hidden middle, open output.
