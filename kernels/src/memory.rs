@@ -102,7 +102,7 @@ impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
         let stream = self.bytes.stream().clone();
         // An error means that the device is lost, and its memory with it.
-        let _ = stream.memset_zeros(&mut self.bytes);
+        let _ = self.counters.aside(|| stream.memset_zeros(&mut self.bytes));
         self.counters.release(self.bytes.len());
         count(&self.counters.on_device, self.bytes.len());
     }
@@ -116,7 +116,7 @@ impl<T: Plain> Buffer<T> {
         let needed =
             len.max(1).checked_mul(size_of::<T>()).ok_or(Error::Memory { needed: usize::MAX, free: 0 })?;
         // SAFETY: bytes without a value are written before they are read; the kernels' sources say which.
-        let bytes = match unsafe { device.stream.alloc::<u8>(needed) } {
+        let bytes = match device.counters.aside(|| unsafe { device.stream.alloc::<u8>(needed) }) {
             Ok(bytes) => bytes,
             Err(error) if error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
                 return Err(Error::Memory { needed, free: device.memory_bytes()?.0 });
@@ -136,7 +136,8 @@ impl<T: Plain> Buffer<T> {
     /// Memory of `len` values of zero bytes.
     pub(crate) fn zeros(device: &Device, len: usize) -> Result<Self, Error> {
         let mut buffer = Buffer::new(device, len)?;
-        device.stream.memset_zeros(&mut buffer.bytes).map_err(Error::driver("fill memory"))?;
+        let filled = device.counters.aside(|| device.stream.memset_zeros(&mut buffer.bytes));
+        filled.map_err(Error::driver("fill memory"))?;
         Ok(buffer)
     }
 
@@ -161,13 +162,8 @@ impl<T: Plain> Buffer<T> {
         let from = at * size_of::<T>();
         let mut target = self.bytes.slice_mut(from..from + bytes.len());
         count(&device.counters.to_device, bytes.len());
-        let idle = device.counters.busy();
-        device.stream.memcpy_htod(bytes, &mut target).map_err(Error::driver("copy to the device"))?;
-        if idle {
-            // Pageable memory is copied before the call returns, but for its last piece.
-            device.counters.idle();
-        }
-        Ok(())
+        let copied = device.counters.aside(|| device.stream.memcpy_htod(bytes, &mut target));
+        copied.map_err(Error::driver("copy to the device"))
     }
 
     /// A copy of values `at..at + len`, on the host.

@@ -29,7 +29,8 @@ pub struct Work {
     /// Multiplications of 32-bit words.
     pub multiply_adds: u64,
     /// Nanoseconds that the device had nothing to do, waiting for the host: from when the host knew that all was done to the
-    /// next kernel or copy. What passes between two kernels that are queued one after the other is not in it.
+    /// next kernel or copy, without the driver's own time to allocate and to copy. What passes between two kernels that are queued one
+    /// after the other is not in it.
     pub waited_ns: u64,
 }
 
@@ -87,6 +88,17 @@ impl Counters {
             count(&self.waited_ns, usize::try_from(since.elapsed().as_nanos()).unwrap_or(usize::MAX));
         }
         since.is_some()
+    }
+
+    /// A call of the driver that is not the host's own work, and leaves a device that has nothing to do so: allocations, memory
+    /// that is filled, copies of pageable memory, which return once all but the last piece is copied.
+    pub(crate) fn aside<T>(&self, call: impl FnOnce() -> T) -> T {
+        let idle = self.busy();
+        let result = call();
+        if idle {
+            self.idle();
+        }
+        result
     }
 
     /// All that was queued is done.
