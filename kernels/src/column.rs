@@ -10,21 +10,35 @@ use crate::{
     error::{Error, at_most, same},
     memory::{Buffer, Cell, Matrix},
     ntt::Ntt,
-    work::{CELL, PRODUCT},
+    work::{PRODUCT, REDUCTION},
 };
 
 /// Blocks that keep a large device busy; terms are split into chunks until there are as many.
 const BLOCKS: usize = 512;
 
-/// Rows of a block of `columns_combine`, and the fewest and the most terms of a chunk.
-const COMBINE_ROWS: usize = 512;
+/// Rows of a block of `combine_fields`, and the fewest and the most terms of a chunk.
+const FIELD_ROWS: usize = 512;
 const MIN_CHUNK: usize = 16;
 const MAX_CHUNK: usize = 512;
+
+/// Rows of a block of `combine_integers`, bytes of a row that it takes in a step, and the fewest and the most steps of a chunk.
+const INTEGER_ROWS: usize = 256;
+const STEP_BYTES: usize = 16;
+const MIN_STEPS: usize = 4;
+const MAX_STEPS: usize = BYTE_TERMS / STEP_BYTES;
+
+/// The most products of two bytes that a sum of 32 bits has room for: `struct ByteSums` of bytes.cuh.
+const BYTE_TERMS: usize = 1 << 15;
+const _: () = assert!(BYTE_TERMS * 255 * 255 < 1 << 31);
 
 /// Rows that a block of `dot_integers` takes at least, and how many partial sums a column has at most: a scan's tile.
 const MIN_DOT_ROWS: usize = 1024;
 const MAX_DOT_CHUNKS: usize = 1024;
-const DOT_COLUMNS: usize = 4;
+
+/// Rows that `dot_integers` takes at once, bytes of a row that a warp of it takes, and warps of a block.
+const DOT_ROWS: usize = 64;
+const DOT_BYTES: usize = 32;
+const DOT_WARPS: usize = 4;
 
 /// One column: cells in rows from 0 on, zeros, then a tail of field elements in the last rows.
 ///
@@ -202,10 +216,11 @@ impl Column {
         if self.bits == 0 { size_of::<Fr>() } else { self.bits as usize / 8 }
     }
 
-    /// Bytes that a kernel reads of the column, and multiplications of words where each cell is multiplied.
+    /// Bytes that a kernel reads of the column, and multiplications of words where each cell is multiplied: of integers by
+    /// matrix units, and of none but the tail by words.
     fn work(&self) -> (usize, usize) {
-        let each = if self.bits == 0 { PRODUCT } else { CELL };
-        (self.len * self.cell_bytes() + 32 * self.tail_len, self.len * each + self.tail_len * PRODUCT)
+        let elements = self.tail_len + if self.bits == 0 { self.len } else { 0 };
+        (self.len * self.cell_bytes() + 32 * self.tail_len, elements * PRODUCT)
     }
 
     fn descriptor(&self, rotation: i64) -> Descriptor {
@@ -271,20 +286,24 @@ impl Device {
     /// # Errors
     /// [`Error::Shape`] where a column has other than `rows` rows, [`Error::Memory`], [`Error::Driver`].
     pub fn combine_columns(&self, terms: &[Term<'_>], rows: usize) -> Result<Matrix<Fr>, Error> {
-        let mut list = Vec::with_capacity(terms.len());
-        let mut coefficients = Vec::with_capacity(terms.len());
-        let mut excess = None;
+        let mut fields = Vec::new();
+        let mut integers: [Vec<Factor>; 3] = Default::default();
+        let mut excess = Fr::ZERO;
         for term in terms {
-            same("rows of a column", rows, term.column.rows)?;
-            let (bytes, multiply_adds) = term.column.work();
+            let Term { column, rotation, coefficient } = *term;
+            same("rows of a column", rows, column.rows)?;
+            let (bytes, multiply_adds) = column.work();
             self.counters.kernel(bytes, multiply_adds);
-            list.push(term.column.descriptor(term.rotation));
-            coefficients.push(term.coefficient);
-            if term.column.bits > 0 {
-                *excess.get_or_insert(Fr::ZERO) += term.coefficient * term.column.offset();
+            let factor = Factor { descriptor: column.descriptor(rotation), coefficient };
+            match INTEGER_BYTES.iter().position(|bytes| 8 * bytes == column.bits as usize) {
+                None => fields.push(factor),
+                Some(kind) => {
+                    excess += coefficient * column.offset();
+                    integers[kind].push(factor);
+                }
             }
         }
-        self.combine_described(&list, &coefficients, excess, rows)
+        self.combine_described(&fields, &integers, excess, rows)
     }
 
     /// `out[i] = sum_l coefficient_l poly_l[i]` for polynomials of at most `len` coefficients, as columns of one.
@@ -292,56 +311,93 @@ impl Device {
     /// # Errors
     /// [`Error::Shape`] for more than one column or `len` rows, [`Error::Memory`], [`Error::Driver`].
     pub fn combine_polys(&self, polys: &[(&Matrix<Fr>, Fr)], len: usize) -> Result<Matrix<Fr>, Error> {
-        let mut list: Vec<Descriptor> = Vec::with_capacity(polys.len());
-        for (poly, _) in polys {
+        let mut fields = Vec::with_capacity(polys.len());
+        for (poly, coefficient) in polys {
             same("columns of a polynomial", 1, poly.columns())?;
             at_most("coefficients, at most", len, poly.rows())?;
             self.counters.kernel(32 * poly.rows(), PRODUCT * poly.rows());
-            list.push([poly.buffer.base(), 0, pair(Fr::KIND as usize, poly.rows()), pair(len, 0)]);
+            let descriptor = [poly.buffer.base(), 0, pair(Fr::KIND as usize, poly.rows()), pair(len, 0)];
+            fields.push(Factor { descriptor, coefficient: *coefficient });
         }
-        let coefficients: Vec<Fr> = polys.iter().map(|(_, coefficient)| *coefficient).collect();
-        self.combine_described(&list, &coefficients, None, len)
+        self.combine_described(&fields, &Default::default(), Fr::ZERO, len)
     }
 
-    /// `excess`: what the offsets of integers sum to, none where all columns are field elements.
+    /// `integers` are of 8, 16 and 32 bits; `excess` is what their offsets sum to.
     fn combine_described(
         &self,
-        list: &[Descriptor],
-        coefficients: &[Fr],
-        excess: Option<Fr>,
+        fields: &[Factor],
+        integers: &[Vec<Factor>; 3],
+        excess: Fr,
         rows: usize,
     ) -> Result<Matrix<Fr>, Error> {
-        let count = list.len();
-        let list = Buffer::from_host(self, list)?;
-        let coefficients = Buffer::from_host(self, coefficients)?;
-        let row_blocks = rows.div_ceil(COMBINE_ROWS);
-        let wanted = (BLOCKS / row_blocks.max(1)).clamp(1, count.div_ceil(MIN_CHUNK).max(1));
-        let chunk_len = count.div_ceil(wanted).clamp(1, MAX_CHUNK);
-        let chunks = count.div_ceil(chunk_len);
-        let parts: Buffer<Fr> = Buffer::new(self, chunks * rows)?;
-        let arguments = [
-            parts.address(),
-            list.address(),
-            coefficients.address(),
-            Argument::U32(rows as u32),
-            Argument::U32(count as u32),
-            Argument::U32(chunk_len as u32),
-            Argument::U32(row_blocks as u32),
-        ];
-        let grid = Grid { blocks: row_blocks * chunks, threads: 256, shared_bytes: 64 * chunk_len };
-        // SAFETY: `columns_combine`. parts: [chunks, n], columns and coefficients: [count], columns of n rows.
-        unsafe { self.launch("columns_combine", grid, &arguments) }?;
-        // Sums of integers are reduced by two products a row and chunk.
-        let reductions = if excess.is_some() { 2 } else { 0 };
-        self.counters.kernel(64 * rows * chunks, reductions * PRODUCT * rows * chunks);
+        // As many chunks as keep a large device busy.
+        let wanted = |block_rows: usize| BLOCKS / rows.div_ceil(block_rows).max(1);
+        let field_chunks = wanted(FIELD_ROWS).clamp(1, fields.len().div_ceil(MIN_CHUNK).max(1));
+        let chunk_len = fields.len().div_ceil(field_chunks).clamp(1, MAX_CHUNK);
+        let field_chunks = fields.len().div_ceil(chunk_len);
+        let steps = Steps::of(integers);
+        let chunk_steps =
+            steps.len().div_ceil(wanted(INTEGER_ROWS).clamp(1, (steps.len() / MIN_STEPS).max(1)));
+        let chunk_steps = chunk_steps.clamp(1, MAX_STEPS);
+        let integer_chunks = steps.len().div_ceil(chunk_steps);
+        let chunks = integer_chunks + field_chunks;
+
+        let parts = Matrix::uninitialised(self, chunks, rows)?;
+        let rows_u32 = Argument::U32(rows as u32);
+        if !steps.is_empty() {
+            let list = Buffer::from_host(self, &steps.descriptors)?;
+            let coefficients = Buffer::from_host(self, &steps.coefficients)?;
+            let elements = Buffer::from_host(self, &steps.elements)?;
+            let chunk_of: Vec<[u32; 4]> = steps.kinds.chunks(chunk_steps).scan(0, chunk_of).collect();
+            let chunk_of = Buffer::from_host(self, &chunk_of)?;
+            let row_blocks = rows.div_ceil(INTEGER_ROWS);
+            let arguments = [
+                parts.buffer.address(),
+                list.address(),
+                coefficients.address(),
+                elements.address(),
+                chunk_of.address(),
+                excess.into(),
+                rows_u32,
+                Argument::U32(chunk_steps as u32),
+                Argument::U32(row_blocks as u32),
+            ];
+            let grid = Grid { blocks: row_blocks * integer_chunks, threads: 128, shared_bytes: 0 };
+            // SAFETY: `combine_integers`. parts: [chunks, n], of which it takes the first; columns of n rows and
+            // coefficients, as many as the steps of each kind ask for; elements: [steps, 32], chunk_of: [chunks].
+            unsafe { self.launch("combine_integers", grid, &arguments) }?;
+            self.counters.kernel(0, REDUCTION * rows * integer_chunks);
+        }
+        if !fields.is_empty() {
+            let descriptors: Vec<Descriptor> = fields.iter().map(|factor| factor.descriptor).collect();
+            let coefficients: Vec<Fr> = fields.iter().map(|factor| factor.coefficient).collect();
+            let list = Buffer::from_host(self, &descriptors)?;
+            let coefficients = Buffer::from_host(self, &coefficients)?;
+            let row_blocks = rows.div_ceil(FIELD_ROWS);
+            let own = parts.buffer.base() + (integer_chunks * rows * size_of::<Fr>()) as u64;
+            let arguments = [
+                Argument::Address(own),
+                list.address(),
+                coefficients.address(),
+                rows_u32,
+                Argument::U32(fields.len() as u32),
+                Argument::U32(chunk_len as u32),
+                Argument::U32(row_blocks as u32),
+            ];
+            let blocks = row_blocks * field_chunks;
+            let grid = Grid { blocks, threads: 256, shared_bytes: 64 * chunk_len };
+            // SAFETY: `combine_fields`. parts: [chunks, n], the last ones; columns and coefficients: [count], columns of
+            // n rows.
+            unsafe { self.launch("combine_fields", grid, &arguments) }?;
+        }
+        if chunks == 1 {
+            self.counters.kernel(32 * rows, 0);
+            return Ok(parts);
+        }
+        self.counters.kernel(64 * rows * chunks + 32 * rows, 0);
         let out = Matrix::uninitialised(self, 1, rows)?;
-        let arguments = [
-            out.buffer.address(),
-            parts.address(),
-            excess.unwrap_or(Fr::ZERO).into(),
-            Argument::U32(rows as u32),
-            Argument::U32(chunks as u32),
-        ];
+        let arguments =
+            [out.buffer.address(), parts.buffer.address(), rows_u32, Argument::U32(chunks as u32)];
         // SAFETY: `columns_sum`. out: [n], parts: [chunks, n].
         unsafe { self.launch("columns_sum", Grid::of(rows, 256), &arguments) }?;
         Ok(out)
@@ -377,7 +433,8 @@ impl Device {
     /// outside the domain.
     ///
     /// # Errors
-    /// [`Error::Shape`] where a column has other than `rows` rows, [`Error::Memory`], [`Error::Driver`].
+    /// [`Error::Shape`] where a column has other than `rows` rows, or these are more than `2^25`; [`Error::Memory`],
+    /// [`Error::Driver`].
     pub fn evaluate(&self, weights: &Matrix<Fr>, queries: &[(&Column, i64)]) -> Result<Vec<Fr>, Error> {
         same("columns of weights", 1, weights.columns())?;
         let mut values = vec![Fr::ZERO; queries.len()];
@@ -385,18 +442,31 @@ impl Device {
         for (at, (column, rotation)) in queries.iter().enumerate() {
             same("rows of a column", weights.rows(), column.rows)?;
             let (bytes, multiply_adds) = column.work();
-            self.counters.kernel(bytes + 8 * column.len, multiply_adds);
+            self.counters.kernel(bytes, multiply_adds);
             if column.bits == 0 {
                 fields.push((at, column.descriptor(*rotation)));
                 continue;
             }
             values[at] -= column.offset();
-            integers.push((at, column.descriptor(*rotation)));
+            integers.push((at, column.bits, column.descriptor(*rotation)));
             fields.extend(column.tail_descriptor(*rotation).map(|descriptor| (at, descriptor)));
         }
-        for (list, kernel) in [(integers, "dot_integers"), (fields, "dot_fields")] {
+        integers.sort_by_key(|(_, bits, _)| *bits);
+        // Columns of one kind, as many as a warp takes.
+        let mut groups: Vec<Group> = Vec::new();
+        for list in integers.chunk_by(|(_, a, _), (_, b, _)| a == b) {
+            for list in list.chunks(8 * DOT_BYTES / list[0].1 as usize) {
+                let first = groups.last().map_or(0, |[first, count]| first + count);
+                groups.push([first, list.len() as u32]);
+            }
+        }
+        let integers: Vec<(usize, Descriptor)> =
+            integers.into_iter().map(|(at, _, descriptor)| (at, descriptor)).collect();
+        for (list, groups) in [(integers, Some(&groups[..])), (fields, None)] {
             let descriptors: Vec<Descriptor> = list.iter().map(|(_, descriptor)| *descriptor).collect();
-            for ((at, _), sum) in list.iter().zip(self.dots(kernel, weights, &descriptors)?) {
+            // The weights, once.
+            self.counters.kernel(if list.is_empty() { 0 } else { 32 * weights.rows() }, 0);
+            for ((at, _), sum) in list.iter().zip(self.dots(weights, &descriptors, groups)?) {
                 values[*at] += sum;
             }
         }
@@ -414,42 +484,125 @@ impl Device {
         let kind = Fr::KIND as usize;
         self.counters.kernel(64 * poly.rows(), PRODUCT * poly.rows());
         let one = [poly.buffer.base(), 0, pair(kind, poly.rows()), pair(weights.rows(), 0)];
-        Ok(self.dots("dot_fields", weights, &[one])?.into_iter().sum())
+        Ok(self.dots(weights, &[one], None)?.into_iter().sum())
     }
 
+    /// Sums of products of each column with the weights; `groups` are those of columns of integers.
     fn dots(
         &self,
-        kernel: &'static str,
         weights: &Matrix<Fr>,
         list: &[Descriptor],
+        groups: Option<&[Group]>,
     ) -> Result<Vec<Fr>, Error> {
         if list.is_empty() || weights.rows() == 0 {
             return Ok(vec![Fr::ZERO; list.len()]);
         }
         let n = weights.rows();
-        let chunk_rows = n.div_ceil(MAX_DOT_CHUNKS / 2).max(MIN_DOT_ROWS);
+        let chunk_rows = n.div_ceil(MAX_DOT_CHUNKS / 2).max(MIN_DOT_ROWS).next_multiple_of(DOT_ROWS);
+        let chunk_rows = if groups.is_some() { chunk_rows.min(BYTE_TERMS) } else { chunk_rows };
+        at_most("rows of an evaluation, at most", MAX_DOT_CHUNKS * chunk_rows, n)?;
         let chunks = n.div_ceil(chunk_rows);
-        let integers = kernel == "dot_integers";
         let parts = Matrix::uninitialised(self, list.len(), chunks)?;
         let descriptors = Buffer::from_host(self, list)?;
-        let mut arguments = vec![
-            parts.buffer.address(),
-            descriptors.address(),
-            weights.buffer.address(),
-            Argument::U32(n as u32),
-        ];
-        if integers {
-            arguments.push(Argument::U32(list.len() as u32));
+        let (out, columns, weights) =
+            (parts.buffer.address(), descriptors.address(), weights.buffer.address());
+        let [n, chunk_rows, chunks_u32] = [n, chunk_rows, chunks].map(|v| Argument::U32(v as u32));
+        match groups {
+            Some(groups) => {
+                let teams = groups.len().div_ceil(DOT_WARPS);
+                let count = Argument::U32(groups.len() as u32);
+                let groups = Buffer::from_host(self, groups)?;
+                let arguments = [out, columns, groups.address(), weights, n, count, chunk_rows, chunks_u32];
+                let grid = Grid { blocks: teams * chunks, threads: 128, shared_bytes: 4096 };
+                // SAFETY: `dot_integers`. parts: [count, chunks], columns: [count], of n rows, those of the groups,
+                // group_of: [groups], weights: [n].
+                unsafe { self.launch("dot_integers", grid, &arguments) }?;
+                self.counters.kernel(0, 2 * REDUCTION * list.len() * chunks);
+            }
+            None => {
+                let arguments = [out, columns, weights, n, chunk_rows, chunks_u32];
+                let grid = Grid { blocks: list.len() * chunks, threads: 128, shared_bytes: 128 };
+                // SAFETY: `dot_fields`. parts: [count, chunks], columns: [count], of n rows, weights: [n].
+                unsafe { self.launch("dot_fields", grid, &arguments) }?;
+            }
         }
-        arguments.extend([Argument::U32(chunk_rows as u32), Argument::U32(chunks as u32)]);
-        let groups = if integers { list.len().div_ceil(DOT_COLUMNS) } else { list.len() };
-        let grid =
-            Grid { blocks: groups * chunks, threads: 128, shared_bytes: if integers { 512 } else { 128 } };
-        // SAFETY: `dot_integers`, or `dot_fields`, which takes no count. parts: [count, chunks], columns: [count], of n
-        // rows, weights: [n].
-        unsafe { self.launch(kernel, grid, &arguments) }?;
         self.totals(&parts)
     }
 }
 
-const _: () = assert!(Fr::NUM_BITS == 254, "ten words hold 2^32 products with 32-bit integers");
+/// A column, and what it is multiplied by.
+#[derive(Clone, Copy)]
+struct Factor {
+    descriptor: Descriptor,
+    coefficient: Fr,
+}
+
+/// Bytes of integers, one after another of the kinds.
+const INTEGER_BYTES: [usize; 3] = [1, 2, 4];
+
+/// `struct Group` of columns.cu: the first of a warp's columns, and how many they are.
+type Group = [u32; 2];
+
+/// What the steps of a combination of integers take, one after another.
+#[derive(Default)]
+struct Steps {
+    /// The kind of each: which of [`INTEGER_BYTES`].
+    kinds: Vec<usize>,
+    /// Of each step as many columns as it takes bytes, the last of its kind filled up with a column times zero.
+    descriptors: Vec<Descriptor>,
+    coefficients: Vec<Fr>,
+    /// Of each step, for each lane of a warp, what `bytes_multiply` of bytes.cuh takes.
+    elements: Vec<[u32; 4]>,
+}
+
+impl Steps {
+    fn of(integers: &[Vec<Factor>; 3]) -> Self {
+        let mut steps = Steps::default();
+        // The words of an element in memory are its value times this one.
+        let montgomery = Fr::from(2).pow_vartime([256u64]);
+        for (kind, (list, bytes)) in integers.iter().zip(INTEGER_BYTES).enumerate() {
+            for list in list.chunks(STEP_BYTES / bytes) {
+                let none = Factor { coefficient: Fr::ZERO, ..list[0] };
+                let list = list.iter().copied().chain(std::iter::repeat(none)).take(STEP_BYTES / bytes);
+                let mut terms = Vec::with_capacity(STEP_BYTES);
+                for factor in list {
+                    steps.descriptors.push(factor.descriptor);
+                    steps.coefficients.push(factor.coefficient);
+                    let powers = std::iter::successors(Some(factor.coefficient * montgomery), |c| {
+                        Some(*c * Fr::from(256))
+                    });
+                    terms.extend(powers.take(bytes).map(|c| c.to_repr()));
+                }
+                // Lane 4 g + q: of terms 4 q .. 4 q + 3 byte 4 g + t, as word t.
+                steps.elements.extend((0..32).map(|lane| {
+                    let own = &terms[lane % 4 * 4..][..4];
+                    std::array::from_fn(|t| {
+                        u32::from_le_bytes(std::array::from_fn(|k| own[k].as_ref()[lane / 4 * 4 + t]))
+                    })
+                }));
+                steps.kinds.push(kind);
+            }
+        }
+        steps
+    }
+
+    fn len(&self) -> usize {
+        self.kinds.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.kinds.is_empty()
+    }
+}
+
+/// `struct Steps` of columns.cu: the first column of a chunk, and steps of each kind. `first` goes on to the next chunk's.
+fn chunk_of(first: &mut u32, kinds: &[usize]) -> Option<[u32; 4]> {
+    let mut chunk = [*first, 0, 0, 0];
+    for kind in kinds {
+        chunk[1 + kind] += 1;
+        *first += (STEP_BYTES / INTEGER_BYTES[*kind]) as u32;
+    }
+    Some(chunk)
+}
+
+const _: () = assert!(Fr::NUM_BITS == 254, "2^15 products of elements and bytes are below 2^280");

@@ -173,7 +173,7 @@ impl Device {
         }
         let context = CudaContext::new(ordinal).map_err(Error::driver("open the device"))?;
         let (major, minor) = context.compute_capability().map_err(Error::driver("describe the device"))?;
-        if major < 7 {
+        if (major, minor) < (7, 5) {
             return Err(Error::OldDevice { major, minor });
         }
         // SAFETY: everything of a `Device` is on its one stream, in order; nothing is shared between streams.

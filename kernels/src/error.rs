@@ -25,8 +25,8 @@ pub enum Error {
         /// How many there are.
         count: usize,
     },
-    /// The device is older than the PTX's target, compute capability 7.0.
-    #[error("the device has compute capability {major}.{minor}, 7.0 is needed")]
+    /// The device is older than the PTX's target, compute capability 7.5.
+    #[error("the device has compute capability {major}.{minor}, 7.5 is needed")]
     OldDevice {
         /// Major number.
         major: i32,

@@ -11,8 +11,9 @@ use std::{
 /// Work since a device was opened, or between two moments.
 ///
 /// Bytes and multiply-adds of kernels are derived from their sizes by the code that launches them, not measured: what the kernel
-/// has to read and write at least once in global memory, and 32-bit multiplications, 139 for a product of field elements and 8 for
-/// an integer cell times one.
+/// has to read and write at least once in global memory, and 32-bit multiplications, 139 for a product of field elements and 9 for
+/// the reduction of a sum of products of integers and field elements. These products themselves are the matrix units', and not
+/// counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Work {
@@ -52,8 +53,8 @@ impl Work {
 /// Multiplications of words in a product of field elements.
 pub(crate) const PRODUCT: usize = 139;
 
-/// Multiplications of words in an integer cell times a field element.
-pub(crate) const CELL: usize = 8;
+/// Multiplications of words in the reduction of a sum that the matrix units made: `bytes_reduce` of bytes.cuh.
+pub(crate) const REDUCTION: usize = 9;
 
 /// The counts of a device.
 #[derive(Debug, Default)]

@@ -49,12 +49,3 @@ LAMINA_FN Fr load_row(const Column &column, u32 i, u32 n) {
   if (column.kind == KIND_FIELD || row >= column.len) return load_element(column, row);
   return from_integer<FrParameters>(load_integer(column.cells, column.kind, row));
 }
-
-// What is added to integers of a kind so that none is negative.
-LAMINA_FN u32 kind_offset(u32 kind) { return kind == KIND_I8 ? 1u << 7 : kind == KIND_I16 ? 1u << 15 : 1u << 31; }
-
-// A stored row of a column of integers, made positive; zero beyond its cells.
-LAMINA_FN u32 load_shifted(const Column &column, u32 row) {
-  const i32 v = row < column.len ? load_integer(column.cells, column.kind, row) : 0;
-  return (u32)v + kind_offset(column.kind);
-}

@@ -28,6 +28,11 @@ typedef unsigned long long u64;
 // Every lane of a warp.
 #define LAMINA_WARP 0xffffffffu
 
+// 8 bytes at once.
+struct alignas(8) Pair {
+  u32 w[2];
+};
+
 // 16 bytes at once: the widest access there is.
 struct alignas(16) Quad {
   u32 w[4];

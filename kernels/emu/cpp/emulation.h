@@ -50,6 +50,8 @@ void sync_block(const char *file, int line);
 void sync_warp(unsigned mask, const char *file, int line);
 uint64_t exchange(unsigned mask, uint64_t value, unsigned from, const char *file, int line);
 unsigned ballot(unsigned mask, bool value, const char *file, int line);
+// sum += a b by all lanes of a warp, `mma.m8n8k16` of bytes: lane 4 g + q has a[g][4 q ..], b[4 q ..][g] and sum[g][2 q ..].
+void multiply_bytes(uint32_t *sum, uint32_t a, uint32_t b, const char *file, int line);
 
 // A kernel, called once for each thread with pointers to its arguments.
 using Entry = std::function<void(void **)>;
@@ -92,10 +94,25 @@ struct Wrap<K> {
   LAMINA_SHUFFLE(mask, value, emulation::self().lane < (by) ? emulation::self().lane : emulation::self().lane - (by))
 #define __shfl_down_sync(mask, value, by) \
   LAMINA_SHUFFLE(mask, value, emulation::self().lane + (by) > 31 ? emulation::self().lane : emulation::self().lane + (by))
+#define __shfl_xor_sync(mask, value, by) LAMINA_SHUFFLE(mask, value, emulation::self().lane ^ (by))
+#define __ballot_sync(mask, value) emulation::ballot(mask, value, __FILE__, __LINE__)
+#define LAMINA_MULTIPLY_BYTES(sum, a, b) emulation::multiply_bytes(sum, a, b, __FILE__, __LINE__)
 
 static inline unsigned __brev(unsigned x) {
   unsigned r = 0;
   for (int i = 0; i < 32; i++) r |= (x >> i & 1u) << (31 - i);
   return r;
+}
+static inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selectors) {
+  const uint64_t bytes = static_cast<uint64_t>(b) << 32 | a;
+  unsigned r = 0;
+  for (int i = 0; i < 4; i++) r |= static_cast<unsigned>(bytes >> (selectors >> 4 * i & 7) * 8 & 255) << 8 * i;
+  return r;
+}
+static inline unsigned __funnelshift_l(unsigned low, unsigned high, unsigned by) {
+  return static_cast<unsigned>(((static_cast<uint64_t>(high) << 32 | low) << (by & 31)) >> 32);
+}
+static inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned by) {
+  return static_cast<unsigned>((static_cast<uint64_t>(high) << 32 | low) >> (by & 31));
 }
 static inline unsigned atomicAdd(unsigned *at, unsigned value) { return __atomic_fetch_add(at, value, __ATOMIC_RELAXED); }

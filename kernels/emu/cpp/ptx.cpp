@@ -23,8 +23,8 @@ using u128 = unsigned __int128;
 
 enum class Op : uint8_t {
   ADD, SUB, MUL_LO, MUL_HI, MUL_WIDE, MAD_LO, MAD_HI, MAD_WIDE, DIV, REM, MIN, MAX, NEG, ABS, AND, OR, XOR, NOT,
-  SHL, SHR, SHF_L, SHF_R, PRMT, LOP3, BREV, POPC, CLZ, BFE, SETP, SELP, MOV, PACK, UNPACK, SPECIAL, CVT, TO_GENERIC,
-  FROM_GENERIC, LOAD_PARAM, LOAD, STORE, ATOM_ADD, BRANCH, RETURN, BARRIER, WARP_BARRIER, SHUFFLE, BALLOT, FENCE,
+  SHL, SHR, SHF_L, SHF_R, PRMT, LOP3, BREV, POPC, CLZ, BFE, BFI, SETP, SELP, MOV, PACK, UNPACK, SPECIAL, CVT, TO_GENERIC,
+  FROM_GENERIC, LOAD_PARAM, LOAD, STORE, ATOM_ADD, BRANCH, RETURN, BARRIER, WARP_BARRIER, SHUFFLE, BALLOT, MULTIPLY_BYTES, FENCE,
 };
 enum class Space : uint8_t { GENERIC, SHARED };
 enum class Compare : uint8_t { EQ, NE, LT, LE, GT, GE };
@@ -256,6 +256,7 @@ class Decoder {
     else if (op == "popc") values(Op::POPC, 1);
     else if (op == "clz") values(Op::CLZ, 1);
     else if (op == "bfe" && !in.is_signed) values(Op::BFE, 3);
+    else if (op == "bfi") values(Op::BFI, 4);
     else if (op == "selp") values(Op::SELP, 3);
     else if (op == "setp" && name.size() == 3) {
       values(Op::SETP, 2);
@@ -336,6 +337,17 @@ class Decoder {
       in.sub = uint8_t(has("up") ? Shuffle::UP : has("down") ? Shuffle::DOWN : has("bfly") ? Shuffle::XOR : Shuffle::INDEX);
     } else if (op == "vote" && has("ballot")) {
       values(Op::BALLOT, 2);
+    } else if (statement.substr(0, space) == "mma.sync.aligned.m8n8k16.row.col.s32.u8.u8.s32") {
+      // Two words of the sum, one of each factor, two words of what is added.
+      in.op = Op::MULTIPLY_BYTES;
+      vector(operand(0), in);
+      in.d = in.list[0];
+      in.e = in.list[1];
+      vector(operand(1), in);
+      in.a = in.list[0];
+      vector(operand(2), in);
+      in.b = in.list[0];
+      vector(operand(3), in);
     } else {
       die("not covered", text);
     }
@@ -466,6 +478,12 @@ void run(const Program &program, void **arguments) {
         put(from >= bits ? 0 : (a & all) >> from & (count >= bits ? ~0ull : mask(count)));
         break;
       }
+      case Op::BFI: {
+        const unsigned from = c & 255, count = r[in.e] & 255;
+        const u64 place = from >= bits ? 0 : (count >= bits ? all : mask(count)) << from & all;
+        put((b & ~place) | (from >= bits ? 0 : a << from & place));
+        break;
+      }
       case Op::SETP: {
         bool result = false;
         switch (Compare(in.sub)) {
@@ -535,6 +553,13 @@ void run(const Program &program, void **arguments) {
         }
         r[in.d] = u32(emulation::exchange(u32(r[in.e]), a, valid ? from : lane, name, in.line));
         r[in.list[0]] = valid;
+        break;
+      }
+      case Op::MULTIPLY_BYTES: {
+        u32 sum[2] = {u32(r[in.list[0]]), u32(r[in.list[1]])};
+        emulation::multiply_bytes(sum, u32(a), u32(b), name, in.line);
+        r[in.d] = sum[0];
+        r[in.e] = sum[1];
         break;
       }
       case Op::BALLOT: r[in.d] = emulation::ballot(u32(b), a != 0, name, in.line); break;

@@ -85,6 +85,8 @@ struct Fiber {
 struct Warp {
   unsigned arrived = 0, generation = 0, live = 0, size = 0;
   uint64_t values[32];
+  const char *file = nullptr;
+  int line = 0;
 };
 
 struct Block {
@@ -253,6 +255,29 @@ unsigned ballot(unsigned mask, bool value, const char *file, int line) {
   for (unsigned i = 0; i < warp.size; i++) result |= (mask >> i & 1 && warp.values[i]) << i;
   warp_barrier(mask, file, line);
   return result;
+}
+
+void multiply_bytes(uint32_t *sum, uint32_t a, uint32_t b, const char *file, int line) {
+  Warp &warp = block->warps[block->current->self.warp];
+  const unsigned lane = block->current->self.lane;
+  if (warp.size != 32) die("%s:%d: a product of matrices by a warp of %u lanes", file, line, warp.size);
+  if (!warp.arrived) {
+    warp.file = file;
+    warp.line = line;
+  } else if (warp.line != line || strcmp(warp.file, file)) {
+    die("the product of matrices at %s:%d meets the one at %s:%d", file, line, warp.file, warp.line);
+  }
+  warp.values[lane] = static_cast<uint64_t>(b) << 32 | a;
+  warp_barrier(~0u, file, line);
+  for (unsigned k = 0; k < 16; k++) {
+    const unsigned shift = k % 4 * 8;
+    const uint32_t left = warp.values[lane / 4 * 4 + k / 4] >> shift & 255;
+    for (unsigned e = 0; e < 2; e++) {
+      const unsigned column = lane % 4 * 2 + e;
+      sum[e] += left * (warp.values[column * 4 + k / 4] >> (32 + shift) & 255);
+    }
+  }
+  warp_barrier(~0u, file, line);
 }
 
 int launch(const char *name, const Entry &entry, Index grid, Index size, size_t shared_bytes, void **arguments) {

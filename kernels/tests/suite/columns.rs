@@ -228,13 +228,135 @@ fn evaluations_are_those_of_the_interpolated_polynomials() {
     }
 }
 
+/// `sum_i weights[i] values[i + rotation]`.
+fn weighted(weights: &[Fr], values: &[Fr], rotation: i64) -> Fr {
+    weights.iter().zip(turned(values, rotation)).map(|(weight, value)| *weight * value).sum()
+}
+
+/// Cells that begin anywhere in 16 bytes and end anywhere, rows that come round within them, with and without a tail.
+fn rotations_of<T: Integer>() {
+    let device = device();
+    let rows = 203;
+    // The second column's cells begin where the first one's end.
+    for (len, tail) in [(rows, 0), (rows - 5, 5), (rows - 30, 3), (17, 0), (1, 1), (0, 2)] {
+        let (both, tails) = (cells::<T>(2 * len, 1), elements::<Fr>(2 * tail + 1, 2).split_off(1));
+        let columns = Column::list(&device, 2, rows, &both, &tails).unwrap();
+        let values = |at: usize| {
+            let mut values: Vec<Fr> = both[at * len..][..len].iter().map(|cell| cell.to_field()).collect();
+            values.resize(rows - tail, Fr::ZERO);
+            values.extend(&tails[at * tail..][..tail]);
+            values
+        };
+        let values = [values(0), values(1)];
+        let rotations = || (-8..=8).chain([64, 100]).flat_map(|by| [(0, by), (1, by)]);
+        let coefficients = elements::<Fr>(2 * 38, 3);
+        let terms = rotations().zip(&coefficients);
+        let terms: Vec<Term<'_>> = terms
+            .map(|((at, rotation), c)| Term { column: &columns[at], rotation, coefficient: *c })
+            .collect();
+        let mut expected = vec![Fr::ZERO; rows];
+        for ((at, by), c) in rotations().zip(&coefficients) {
+            expected.iter_mut().zip(turned(&values[at], by)).for_each(|(sum, v)| *sum += *c * v);
+        }
+        let out = device.combine_columns(&terms, rows).unwrap().column(&device, 0).unwrap();
+        assert!(out == expected, "{len} cells, tail {tail}");
+
+        let weights = weights_of(rows);
+        let queries: Vec<(&Column, i64)> = rotations().map(|(at, by)| (&columns[at], by)).collect();
+        let out = device.evaluate(&single(&device, &weights), &queries).unwrap();
+        for ((at, by), out) in rotations().zip(out) {
+            let what = format!("column {at} of {len} cells, tail {tail}, rotation {by}");
+            assert_eq!(out, weighted(&weights, &values[at], by), "{what}");
+        }
+    }
+}
+
+/// Weights that sum to one, as those of an evaluation do.
+fn weights_of(n: usize) -> Vec<Fr> {
+    let mut weights = elements::<Fr>(n + 31, 9).split_off(31);
+    weights[n / 2] = Fr::ZERO;
+    weights[n / 2] = Fr::ONE - weights.iter().sum::<Fr>();
+    weights
+}
+
+#[test]
+fn rotations_of_integers_of_8_bits() {
+    rotations_of::<i8>();
+}
+
+#[test]
+fn rotations_of_integers_of_16_bits() {
+    rotations_of::<i16>();
+}
+
+#[test]
+fn rotations_of_integers_of_32_bits() {
+    rotations_of::<i32>();
+}
+
+/// Chunks that end within a kind and between two, steps and groups that are not full, blocks that are not either.
+#[test]
+fn many_columns_of_all_kinds() {
+    let device = device();
+    for (rows, counts) in
+        [(65, [70, 41, 23, 5]), (300, [33, 17, 9, 18]), (1500, [1, 0, 3, 0]), (257, [0, 9, 0, 0])]
+    {
+        let (mut columns, mut values) = (Vec::new(), Vec::new());
+        let mut add = |(column, own): (Column, Vec<Fr>)| {
+            columns.push(column);
+            values.push(own);
+        };
+        // In turns, so that kinds are not in order.
+        for at in 0..counts.into_iter().max().unwrap() {
+            let (seed, len, tail) = (3 * at as u8, rows - 6 - at % 3, at % 7);
+            if at < counts[0] {
+                add(column::<i8>(&device, rows, len, tail, seed));
+            }
+            if at < counts[3] {
+                add(column::<Fr>(&device, rows, len, tail, seed));
+            }
+            if at < counts[2] {
+                add(column::<i32>(&device, rows, len, tail, seed));
+            }
+            if at < counts[1] {
+                add(column::<i16>(&device, rows, len, tail, seed));
+            }
+        }
+        let coefficients = elements::<Fr>(columns.len() + 3, 4).split_off(3);
+        let rotation = |at: usize| if at % 4 == 3 { at as i64 - 8 } else { 0 };
+        let terms: Vec<Term<'_>> = (0..columns.len())
+            .map(|at| Term { column: &columns[at], rotation: rotation(at), coefficient: coefficients[at] })
+            .collect();
+        let mut expected = vec![Fr::ZERO; rows];
+        for (at, values) in values.iter().enumerate() {
+            let row = turned(values, rotation(at));
+            expected.iter_mut().zip(row).for_each(|(sum, v)| *sum += coefficients[at] * v);
+        }
+        let out = device.combine_columns(&terms, rows).unwrap().column(&device, 0).unwrap();
+        assert!(out == expected, "{counts:?}");
+
+        let weights = weights_of(rows);
+        let queries: Vec<(&Column, i64)> =
+            columns.iter().enumerate().map(|(at, column)| (column, rotation(at))).collect();
+        let out = device.evaluate(&single(&device, &weights), &queries).unwrap();
+        for (at, out) in out.into_iter().enumerate() {
+            assert_eq!(out, weighted(&weights, &values[at], rotation(at)), "column {at} of {counts:?}");
+        }
+    }
+}
+
 /// The largest integers and weights, in every row.
 #[test]
 fn sums_of_extremes_do_not_overflow() {
     fn check<T: Cell + Integer>(value: T) {
+        let r = Fr::from(2).pow_vartime([256u64]).invert().unwrap();
+        check_with(value, -r);
+        // Of which every byte but the last is the largest there is.
+        check_with(value, (Fr::from(2).pow_vartime([248u64]) - Fr::ONE) * r);
+    }
+    fn check_with<T: Cell + Integer>(value: T, largest: Fr) {
         let device = device();
-        let largest = -Fr::from(2).pow_vartime([256u64]).invert().unwrap();
-        let n = 4096;
+        let n = 2048;
         let column = Column::new(&device, n, &vec![value; n], &[]).unwrap();
         let term = Term { column: &column, rotation: 1, coefficient: largest };
         let out = device.combine_columns(&[term; 100], n).unwrap().column(&device, 0).unwrap();
@@ -246,8 +368,28 @@ fn sums_of_extremes_do_not_overflow() {
         assert_eq!(out, [value.to_field()]);
     }
     check(i8::MIN);
+    check(i8::MAX);
+    check(i16::MIN);
     check(i16::MAX);
     check(i32::MIN);
     check(i32::MAX);
     assert_eq!(Fr::NUM_BITS, 254);
+}
+
+/// 255 times words of 2^32 - 1 and of (2^32 - 1) / 255: wherever sums of bytes are put together there is a carry.
+#[test]
+fn sums_of_bytes_carry() {
+    let device = device();
+    let r = Fr::from(2).pow_vartime([256u64]).invert().unwrap();
+    let words =
+        [0x0101_0101_ffff_ffff, 0xffff_ffff_0101_0101, 0x0101_0101_0101_0101, 0x0101_0101_0101_0101u64];
+    let shift = Fr::from(2).pow_vartime([64u64]);
+    let factor = words.iter().rev().fold(Fr::ZERO, |sum, word| sum * shift + Fr::from(*word)) * r;
+    let column = Column::new(&device, 2, &[i8::MAX, i8::MIN], &[]).unwrap();
+    let term = Term { column: &column, rotation: 0, coefficient: factor };
+    let out = device.combine_columns(&[term], 2).unwrap().column(&device, 0).unwrap();
+    assert_eq!(out, [factor * Fr::from(127), -factor * Fr::from(128)]);
+    let weights = single(&device, &[factor, Fr::ONE - factor]);
+    let out = device.evaluate(&weights, &[(&column, 0)]).unwrap();
+    assert_eq!(out, [factor * Fr::from(255) - Fr::from(128)]);
 }

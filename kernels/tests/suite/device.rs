@@ -15,7 +15,7 @@ fn a_device_that_is_not_there_is_a_typed_error() {
 
 #[test]
 fn the_ptx_runs_on_old_devices() {
-    assert!(PTX.contains(".target sm_70"));
+    assert!(PTX.contains(".target sm_75"));
     assert!(PTX.contains(".version 8.0"));
     for forbidden in [".local", ".shared .align", "call"] {
         assert!(!PTX.contains(&format!("\n{forbidden}")), "{forbidden}");
