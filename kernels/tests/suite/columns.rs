@@ -240,7 +240,8 @@ fn rotations_of<T: Integer>() {
     // The second column's cells begin where the first one's end.
     for (len, tail) in [(rows, 0), (rows - 5, 5), (rows - 30, 3), (17, 0), (1, 1), (0, 2)] {
         let (both, tails) = (cells::<T>(2 * len, 1), elements::<Fr>(2 * tail + 1, 2).split_off(1));
-        let columns = Column::list(&device, 2, rows, &both, &tails).unwrap();
+        let columns = Column::list(&device, 2, rows, &both).unwrap();
+        let columns = Column::with_tails(columns, &device, &tails).unwrap();
         let values = |at: usize| {
             let mut values: Vec<Fr> = both[at * len..][..len].iter().map(|cell| cell.to_field()).collect();
             values.resize(rows - tail, Fr::ZERO);

@@ -10,6 +10,9 @@ use zeroize::{Zeroize, Zeroizing};
 use super::Cuda;
 use crate::{blinding::wipe, error::BackendError};
 
+/// Cells, of any width, to which a column's length is rounded up.
+const ALIGNED: usize = 16;
+
 /// Bits of the narrowest integers that hold a column's values, zero for field elements.
 fn bits(values: &Column) -> u32 {
     // Ends of the range instead of a test of each value: several values an instruction.
@@ -88,7 +91,8 @@ impl Cuda {
     where
         T: Cell + TryFrom<i16> + TryFrom<i32> + Default + Zeroize + Send,
     {
-        let rows = list.iter().map(|values| len(values)).max().unwrap_or(0);
+        // Each column begins where kernels load 16 bytes at once.
+        let rows = list.iter().map(|values| len(values)).max().unwrap_or(0).next_multiple_of(ALIGNED).min(n);
         let round = (self.round_bytes / (size_of::<T>() * rows.max(1))).max(1);
         let mut columns = Vec::with_capacity(list.len());
         for list in list.chunks(round) {
