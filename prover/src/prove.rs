@@ -311,14 +311,24 @@ impl<'a, B: Backend> Prover<'a, B> {
     ) -> Result<Taken<B::Column>, BackendError> {
         let (indices, list): (Vec<usize>, Vec<Column>) = given.into_iter().unzip();
         let columns = self.backend.columns(&self.loaded, list)?;
+        let points = self.commit_fresh(&indices, &columns, committed)?;
+        Ok(Taken { columns, points })
+    }
+
+    /// Commits to the columns that are not committed to.
+    fn commit_fresh(
+        &self,
+        indices: &[usize],
+        columns: &[B::Column],
+        committed: &[Committed],
+    ) -> Result<Vec<G1Affine>, BackendError> {
         let fresh: Vec<&B::Column> = indices
             .iter()
-            .zip(&columns)
+            .zip(columns)
             .filter(|(index, _)| place_of(committed, **index).is_none())
             .map(|(_, column)| column)
             .collect();
-        let points = self.backend.commit(&self.loaded, &fresh)?;
-        Ok(Taken { columns, points })
+        self.backend.commit(&self.loaded, &fresh)
     }
 
     /// The randomness of a proof.
@@ -454,6 +464,19 @@ impl<P> Drop for Limbs<P> {
     }
 }
 
+/// A witness's columns. Field elements are overwritten when it is dropped; integers belong to whoever made them.
+struct Given(Vec<(usize, Column)>);
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        for (_, values) in &mut self.0 {
+            if let Column::Field(values) = values {
+                wipe(values);
+            }
+        }
+    }
+}
+
 /// Columns that the backend has taken over, not blinded yet.
 struct Taken<C> {
     columns: Vec<C>,
@@ -562,7 +585,7 @@ impl<B: Backend> Run<'_, '_, B> {
         }
 
         self.stage("witness")?;
-        let mut first = self.phase_columns(witness, 0, &[])?;
+        let mut first = Given(self.phase_columns(witness, 0, &[])?);
         self.lap(Part::Witness, "witness, phase 0");
         let instance = instances.iter().cloned().map(Column::Field).collect();
         let mut columns = Held {
@@ -571,31 +594,30 @@ impl<B: Backend> Run<'_, '_, B> {
             product: Vec::new(),
         };
         self.stage("commit")?;
-        let indices: Vec<usize> = first.iter().map(|(index, _)| *index).collect();
+        let indices: Vec<usize> = first.0.iter().map(|(index, _)| *index).collect();
         let (taken, blinds, mut stream) = if backend.is_elsewhere() {
+            let copies = first.0.iter().map(|(_, values)| values.clone()).collect();
+            let taken = backend.columns(loaded, copies).map_err(self.failed())?;
             // The host draws blinding values, and multiplies by them, while the device commits to what they blind.
-            let (copies, failed) = (first.clone(), self.failed());
-            std::thread::scope(|scope| {
-                let taken = scope.spawn(|| prover.take(copies, committed));
-                let mut stream = prover.stream(blinding, instances, &first, committed)?;
+            let failed = self.failed();
+            let (points, blinds, stream) = std::thread::scope(|scope| {
+                let points = scope.spawn(|| prover.commit_fresh(&indices, &taken, committed));
+                let mut stream = prover.stream(blinding, instances, &first.0, committed)?;
                 let blinds = prover.blinds(&indices, committed, &mut stream);
-                match taken.join() {
-                    Ok(taken) => Ok((taken.map_err(failed)?, blinds, stream)),
+                match points.join() {
+                    Ok(points) => Ok((points.map_err(failed)?, blinds, stream)),
                     Err(panic) => std::panic::resume_unwind(panic),
                 }
-            })?
+            })?;
+            (Taken { columns: taken, points }, blinds, stream)
         } else {
-            let mut stream = prover.stream(blinding, instances, &first, committed)?;
+            let mut stream = prover.stream(blinding, instances, &first.0, committed)?;
             self.lap(Part::Commit, "seed");
             let blinds = prover.blinds(&indices, committed, &mut stream);
             self.lap(Part::Commit, "blinding rows");
-            (prover.take(std::mem::take(&mut first), committed).map_err(self.failed())?, blinds, stream)
+            (prover.take(std::mem::take(&mut first.0), committed).map_err(self.failed())?, blinds, stream)
         };
-        first.iter_mut().for_each(|(_, values)| {
-            if let Column::Field(values) = values {
-                wipe(values);
-            }
-        });
+        drop(first);
         let (deltas, commitments) = self.place(&indices, taken, blinds, committed, &mut columns)?;
         let (proof, timings) = std::thread::scope(|scope| {
             let beside = beside.map(|beside| scope.spawn(|| beside(&commitments, &deltas)));

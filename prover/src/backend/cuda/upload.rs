@@ -104,6 +104,8 @@ impl Cuda {
                 Column::Field(_) => unreachable!("field elements have no width"),
             });
             columns.extend(DeviceColumn::list(&self.device, list.len(), n, &cells)?);
+            // Overwriting them is nothing that the device should wait for.
+            rayon::spawn(|| drop(cells));
         }
         Ok(columns)
     }
