@@ -363,6 +363,40 @@ impl<'a, B: Backend> Prover<'a, B> {
         Blinds { tails, deltas, shares }
     }
 
+    /// Draws what [`LateBlinds`] holds, without what it adds to commitments.
+    fn late_blinds(&self, stream: &mut Stream<'_>) -> LateBlinds {
+        let random = if stream.stock {
+            stream.skip(1);
+            Vec::new()
+        } else {
+            stream.scalars(RANDOM_COEFFICIENTS.min(1 << self.key.k()))
+        };
+        let mut limbs = stream.scalars(self.key.degree() - 1);
+        if !stream.blind_limbs {
+            wipe(&mut limbs);
+        }
+        if let Some(last) = limbs.last_mut() {
+            *last = Fr::ZERO;
+        }
+        LateBlinds { random, random_point: None, limb_shares: vec![G1::default(); limbs.len()], limbs }
+    }
+
+    /// What late blinding values add to commitments: needs nothing of the proof.
+    fn share_late(&self, late: &mut LateBlinds) {
+        let monomial = &self.bases.monomial;
+        if !late.random.is_empty() {
+            let terms = late.random.iter().zip(monomial).map(|(coefficient, base)| base * coefficient);
+            late.random_point = Some(terms.sum::<G1>().to_affine());
+        }
+        // Without `[tau^n]` no limb is blinded: that is refused before anything is drawn.
+        let Some(next_power) = self.bases.next_power else { return };
+        let mut previous = Fr::ZERO;
+        for (share, blind) in late.limb_shares.iter_mut().zip(&late.limbs) {
+            *share = next_power * blind - monomial[0] * previous;
+            previous = *blind;
+        }
+    }
+
     /// What these steps were compiled to, once for all proofs whose witnesses name the same.
     fn derivation(&self, phase: u8, steps: Vec<Step>) -> Result<Arc<Derived<B>>, ProveError> {
         let known = || self.derivations.lock().unwrap_or_else(PoisonError::into_inner);
@@ -448,6 +482,23 @@ impl<C> Held<C> {
             instance: self.instance.iter().collect(),
             product: self.product.iter().collect(),
         }
+    }
+}
+
+/// The blinding of what comes after the permutation products, and what it adds to commitments.
+struct LateBlinds {
+    /// Coefficients of the random polynomial; none where the stock prover's is wanted.
+    random: Vec<Fr>,
+    random_point: Option<G1Affine>,
+    /// As [`Limbs`] has them; zeros where limbs are not blinded.
+    limbs: Vec<Fr>,
+    limb_shares: Vec<G1>,
+}
+
+impl Drop for LateBlinds {
+    fn drop(&mut self) {
+        wipe(&mut self.random);
+        wipe(&mut self.limbs);
     }
 }
 
@@ -686,16 +737,19 @@ impl<B: Backend> Run<'_, '_, B> {
                 tail
             })
             .collect();
-        let products =
-            backend.products(loaded, &columns.view(), &sets, beta, gamma, tails).map_err(self.failed())?;
-        columns.product = products;
+        let mut late = prover.late_blinds(stream);
+        let (products, ()) = rayon::join(
+            || backend.products(loaded, &columns.view(), &sets, beta, gamma, tails),
+            || prover.share_late(&mut late),
+        );
+        columns.product = products.map_err(self.failed())?;
         self.lap(Part::Commit, "permutation products");
         let products: Vec<_> = columns.product.iter().collect();
         let points = backend.commit(loaded, &products).map_err(self.failed())?;
         self.write_points(&points)?;
         self.lap(Part::Commit, "permutation commitments");
 
-        let (random, random_commitment) = self.random_poly(stream, n).map_err(self.failed())?;
+        let (random, random_commitment) = self.random_poly(&mut late, n).map_err(self.failed())?;
         self.write_points(&[random_commitment])?;
         self.lap(Part::Commit, "random polynomial");
         let y = self.squeeze();
@@ -706,7 +760,7 @@ impl<B: Backend> Run<'_, '_, B> {
         let polys = backend.quotient(loaded, &columns.view(), &values).map_err(self.failed())?;
         self.lap(Part::Quotient, "quotient");
         self.stage("commit to the quotient")?;
-        let limbs = self.commit_limbs(polys, stream)?;
+        let limbs = self.commit_limbs(polys, &mut late)?;
         self.lap(Part::Quotient, "limb commitments");
 
         let x = self.squeeze();
@@ -813,52 +867,33 @@ impl<B: Backend> Run<'_, '_, B> {
         Ok((std::mem::take(&mut blinds.deltas), commitments))
     }
 
-    fn random_poly(&self, stream: &mut Stream<'_>, n: usize) -> Result<(B::Poly, G1Affine), BackendError> {
+    fn random_poly(&self, late: &mut LateBlinds, n: usize) -> Result<(B::Poly, G1Affine), BackendError> {
         let prover = self.prover;
-        if stream.stock {
-            let mut full = Vec::with_capacity(n);
-            full.resize_with(n, || Fr::random(rand_core::OsRng));
-            stream.skip(1);
-            let poly = prover.backend.poly(&prover.loaded, full)?;
-            let point = prover.backend.commit_polys(&prover.loaded, &[&poly])?[0];
-            return Ok((poly, point));
+        if let Some(point) = late.random_point {
+            let coefficients = std::mem::take(&mut late.random);
+            return Ok((prover.backend.poly(&prover.loaded, coefficients)?, point));
         }
-        let coefficients = stream.scalars(RANDOM_COEFFICIENTS.min(n));
-        let point = coefficients
-            .iter()
-            .zip(&prover.bases.monomial)
-            .map(|(coefficient, base)| base * coefficient)
-            .sum::<G1>()
-            .to_affine();
-        Ok((prover.backend.poly(&prover.loaded, coefficients)?, point))
+        let mut full = Vec::with_capacity(n);
+        full.resize_with(n, || Fr::random(rand_core::OsRng));
+        let poly = prover.backend.poly(&prover.loaded, full)?;
+        let point = prover.backend.commit_polys(&prover.loaded, &[&poly])?[0];
+        Ok((poly, point))
     }
 
     fn commit_limbs(
         &mut self,
         polys: Vec<B::Poly>,
-        stream: &mut Stream<'_>,
+        late: &mut LateBlinds,
     ) -> Result<Limbs<B::Poly>, ProveError> {
         let prover = self.prover;
-        let mut blinds = stream.scalars(polys.len());
-        if !stream.blind_limbs {
-            wipe(&mut blinds);
-        }
-        if let Some(last) = blinds.last_mut() {
-            *last = Fr::ZERO;
-        }
         let borrowed: Vec<&B::Poly> = polys.iter().collect();
-        let mut points = prover.backend.commit_polys(&prover.loaded, &borrowed).map_err(self.failed())?;
-        if stream.blind_limbs {
-            let next_power = prover.bases.next_power.ok_or(ProveError::NoNextPower)?;
-            let one = prover.bases.monomial[0];
-            let mut previous = Fr::ZERO;
-            for (point, blind) in points.iter_mut().zip(&blinds) {
-                *point = (G1::from(*point) + next_power * blind - one * previous).to_affine();
-                previous = *blind;
-            }
-        }
+        let points = prover.backend.commit_polys(&prover.loaded, &borrowed).map_err(self.failed())?;
+        let sums: Vec<G1> =
+            points.iter().zip(&late.limb_shares).map(|(point, share)| *share + point).collect();
+        let mut points = vec![G1Affine::default(); sums.len()];
+        G1::batch_normalize(&sums, &mut points);
         self.write_points(&points)?;
-        Ok(Limbs { polys, blinds })
+        Ok(Limbs { polys, blinds: std::mem::take(&mut late.limbs) })
     }
 
     /// Writes all evaluations, after checking that the witness satisfies the circuit.
