@@ -473,18 +473,18 @@ impl Device {
         Ok(values)
     }
 
-    /// `sum_i weights[i] poly[i]` for a polynomial of at most as many coefficients as there are weights.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] where there are more, [`Error::Memory`], [`Error::Driver`].
-    pub fn dot(&self, weights: &Matrix<Fr>, poly: &Matrix<Fr>) -> Result<Fr, Error> {
+    /// `sum_i weights[i] poly[i]` for polynomials of at most as many coefficients as there are weights.
+    pub(crate) fn dot(&self, weights: &Matrix<Fr>, polys: &[&Matrix<Fr>]) -> Result<Vec<Fr>, Error> {
         same("columns of weights", 1, weights.columns())?;
-        same("columns of a polynomial", 1, poly.columns())?;
-        at_most("coefficients, at most", weights.rows(), poly.rows())?;
-        let kind = Fr::KIND as usize;
-        self.counters.kernel(64 * poly.rows(), PRODUCT * poly.rows());
-        let one = [poly.buffer.base(), 0, pair(kind, poly.rows()), pair(weights.rows(), 0)];
-        Ok(self.dots(weights, &[one], None)?.into_iter().sum())
+        let mut list = Vec::with_capacity(polys.len());
+        for poly in polys {
+            same("columns of a polynomial", 1, poly.columns())?;
+            at_most("coefficients, at most", weights.rows(), poly.rows())?;
+            self.counters.kernel(32 * poly.rows(), PRODUCT * poly.rows());
+            list.push([poly.buffer.base(), 0, pair(Fr::KIND as usize, poly.rows()), pair(weights.rows(), 0)]);
+        }
+        self.counters.kernel(32 * weights.rows(), 0);
+        self.dots(weights, &list, None)
     }
 
     /// Sums of products of each column with the weights; `groups` are those of columns of integers.

@@ -13,13 +13,14 @@ use crate::{
 };
 
 impl Device {
-    /// The value of a polynomial.
+    /// The values of polynomials at one place.
     ///
     /// # Errors
     /// [`Error::Shape`] for more than one column, [`Error::Memory`], [`Error::Driver`].
-    pub fn evaluate_poly(&self, poly: &Matrix<Fr>, x: Fr) -> Result<Fr, Error> {
-        let powers = Matrix::from_buffer(self.powers(Fr::ONE, x, poly.rows())?, poly.rows());
-        self.dot(&powers, poly)
+    pub fn evaluate_polys(&self, polys: &[&Matrix<Fr>], x: Fr) -> Result<Vec<Fr>, Error> {
+        let longest = polys.iter().map(|poly| poly.rows()).max().unwrap_or(0);
+        let powers = Matrix::from_buffer(self.powers(Fr::ONE, x, longest)?, longest);
+        self.dot(&powers, polys)
     }
 
     /// The quotient of a polynomial by `X - root`, without the remainder; one coefficient fewer.

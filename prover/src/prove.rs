@@ -1,7 +1,7 @@
 //! The protocol: one proof that the stock verifier accepts.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -99,6 +99,8 @@ pub struct Prover<'a, B: Backend> {
     tau_g2: G2Affine,
     loaded: B::Key,
     identity: Identity,
+    queries: Queries,
+    sets: Vec<RotationSet>,
     /// By phase.
     derivations: Mutex<HashMap<u8, Arc<Derived<B>>>>,
     self_check: bool,
@@ -183,6 +185,8 @@ impl<'a, B: Backend> Prover<'a, B> {
             bases,
             tau_g2,
             loaded,
+            queries: Queries::new(pk, products_of(pk), &identity),
+            sets: rotation_sets(pk, products_of(pk)),
             identity,
             derivations: Mutex::default(),
             rows,
@@ -765,13 +769,19 @@ impl<B: Backend> Run<'_, '_, B> {
 
         let x = self.squeeze();
         self.stage("evaluate")?;
-        let products = columns.product.len();
-        let rotation_sets = rotation_sets(key, products);
-        self.evaluate(&columns.view(), &values, &limbs, &random, x)?;
+        let (evaluations, vanishing) = self.evaluate(&columns.view(), &values, &limbs, &random, x)?;
         self.lap(Part::Open, "evaluations");
 
         self.stage("open")?;
-        self.open(&columns.view(), &rotation_sets, &limbs, &random, x)?;
+        // Whether the witness satisfies the circuit is looked at while the device opens.
+        let (opened, satisfied) = rayon::join(
+            || self.open(&columns.view(), &limbs, &random, x),
+            || identity_at(&prover.identity, &values, &prover.queries.list, &evaluations) == vanishing,
+        );
+        if prover.self_check && !satisfied {
+            return Err(ProveError::Unsatisfied);
+        }
+        opened?;
         self.progress.stage("done", STAGES, STAGES);
         backend.stage("done");
         Ok((self.transcript.finalize(), self.timings))
@@ -896,72 +906,38 @@ impl<B: Backend> Run<'_, '_, B> {
         Ok(Limbs { polys, blinds: std::mem::take(&mut late.limbs) })
     }
 
-    /// Writes all evaluations, after checking that the witness satisfies the circuit.
+    /// Writes all evaluations; returns those of the columns and what the identity must be.
     fn evaluate(
         &mut self,
         columns: &Columns<'_, B::Column>,
+        #[cfg_attr(not(feature = "cheat"), expect(unused_variables, reason = "for provers that lie"))]
         scalars: &Values,
         limbs: &Limbs<B::Poly>,
         random: &B::Poly,
         x: Fr,
-    ) -> Result<(), ProveError> {
+    ) -> Result<(Vec<Fr>, Fr), ProveError> {
         let prover = self.prover;
-        let identity = &prover.identity;
-        let (backend, key, loaded) = (prover.backend, prover.key, &prover.loaded);
-        let cs = key.vk().cs();
-        let last_rotation = -(cs.blinding_factors() as i32 + 1);
-
-        let mut queries: Vec<(Source, i32)> = Vec::new();
-        let advice = cs.advice_queries().iter();
-        queries.extend(advice.map(|(column, at)| (Source::Advice(column.index()), at.0)));
-        let fixed = cs.fixed_queries().iter();
-        queries.extend(fixed.map(|(column, at)| (Source::Fixed(column.index()), at.0)));
-        let before_random = queries.len();
-        queries.extend((0..key.sigma.len()).map(|at| (Source::Sigma(at), 0)));
-        for set in 0..columns.product.len() {
-            queries.push((Source::Product(set), 0));
-            queries.push((Source::Product(set), 1));
-            if set + 1 < columns.product.len() {
-                queries.push((Source::Product(set), last_rotation));
-            }
-        }
-        let written = queries.len();
-        // What the identity reads besides is evaluated too, for the check below.
-        for node in &identity.nodes {
-            if let Node::Sum { linear, .. } = node {
-                queries.extend(linear.terms.iter().map(|(a, _)| (a.source, a.rotation)));
-            }
-        }
-        queries[written..].sort_unstable();
-        let mut seen: std::collections::HashSet<_> = queries[..written].iter().copied().collect();
-        let extra: Vec<_> = queries.split_off(written);
-        queries.extend(extra.into_iter().filter(|query| seen.insert(*query)));
-
-        let values = backend.evaluate(loaded, columns, &queries, x).map_err(self.failed())?;
-        let xn = x.pow_vartime([1u64 << key.k()]);
-        let quotient = limbs
-            .polys
-            .iter()
-            .rev()
-            .map(|limb| backend.evaluate_poly(loaded, limb, x))
-            .try_fold(Fr::ZERO, |acc, value| value.map(|value| acc * xn + value))
-            .map_err(self.failed())?;
+        let (backend, loaded) = (prover.backend, &prover.loaded);
+        let Queries { list: queries, before_random, written } = &prover.queries;
+        let values = backend.evaluate(loaded, columns, queries, x).map_err(self.failed())?;
+        let polys: Vec<&B::Poly> = limbs.polys.iter().chain([random]).collect();
+        let of_polys = backend.evaluate_polys(loaded, &polys, x).map_err(self.failed())?;
+        let (random, of_limbs) = of_polys.split_last().ok_or(ProveError::Unsatisfied)?;
+        let xn = x.pow_vartime([1u64 << prover.key.k()]);
+        let quotient = of_limbs.iter().rev().fold(Fr::ZERO, |acc, value| acc * xn + value);
         let vanishing = quotient * (xn - Fr::ONE);
         #[cfg(feature = "cheat")]
-        let values = match self.prover.false_claim {
+        let values = match prover.false_claim {
             Some(claim) => {
-                claim.made(values, &|values| identity_at(identity, scalars, &queries, values), vanishing)
+                let identity = |values: &[Fr]| identity_at(&prover.identity, scalars, queries, values);
+                claim.made(values, &identity, vanishing)
             }
             None => values,
         };
-        self.write_scalars(&values[..before_random])?;
-        let random = backend.evaluate_poly(loaded, random, x).map_err(self.failed())?;
-        self.write_scalars(&[random])?;
-        self.write_scalars(&values[before_random..written])?;
-        if self.prover.self_check && identity_at(identity, scalars, &queries, &values) != vanishing {
-            return Err(ProveError::Unsatisfied);
-        }
-        Ok(())
+        self.write_scalars(&values[..*before_random])?;
+        self.write_scalars(&[*random])?;
+        self.write_scalars(&values[*before_random..*written])?;
+        Ok((values, vanishing))
     }
 
     /// The SHPLONK opening.
@@ -976,13 +952,12 @@ impl<B: Backend> Run<'_, '_, B> {
     fn open(
         &mut self,
         columns: &Columns<'_, B::Column>,
-        sets: &[RotationSet],
         limbs: &Limbs<B::Poly>,
         random: &B::Poly,
         x: Fr,
     ) -> Result<(), ProveError> {
         let prover = self.prover;
-        let (backend, loaded) = (prover.backend, &prover.loaded);
+        let (backend, loaded, sets) = (prover.backend, &prover.loaded, &prover.sets);
         let n = 1usize << prover.key.k();
         let omega = prover.key.vk().get_domain().get_omega();
         let xn = x.pow_vartime([n as u64]);
@@ -1071,10 +1046,58 @@ impl<B: Backend> Run<'_, '_, B> {
     }
 }
 
+/// What every proof of a key evaluates.
+struct Queries {
+    /// Columns at rotations: what is written, and what the identity reads besides.
+    list: Vec<(Source, i32)>,
+    /// How many are written before the random polynomial's evaluation.
+    before_random: usize,
+    /// How many are written.
+    written: usize,
+}
+
+impl Queries {
+    fn new(key: &ProvingKey, products: usize, identity: &Identity) -> Self {
+        let cs = key.vk().cs();
+        let last_rotation = -(cs.blinding_factors() as i32 + 1);
+        let mut list: Vec<(Source, i32)> = Vec::new();
+        let advice = cs.advice_queries().iter();
+        list.extend(advice.map(|(column, at)| (Source::Advice(column.index()), at.0)));
+        let fixed = cs.fixed_queries().iter();
+        list.extend(fixed.map(|(column, at)| (Source::Fixed(column.index()), at.0)));
+        let before_random = list.len();
+        list.extend((0..key.sigma.len()).map(|at| (Source::Sigma(at), 0)));
+        for set in 0..products {
+            list.push((Source::Product(set), 0));
+            list.push((Source::Product(set), 1));
+            if set + 1 < products {
+                list.push((Source::Product(set), last_rotation));
+            }
+        }
+        let written = list.len();
+        // For the prover's own check.
+        let mut read: Vec<(Source, i32)> = Vec::new();
+        for node in &identity.nodes {
+            if let Node::Sum { linear, .. } = node {
+                read.extend(linear.terms.iter().map(|(a, _)| (a.source, a.rotation)));
+            }
+        }
+        read.sort_unstable();
+        let mut seen: HashSet<_> = list.iter().copied().collect();
+        list.extend(read.into_iter().filter(|query| seen.insert(*query)));
+        Queries { list, before_random, written }
+    }
+}
+
+/// Permutation products of a key's proofs.
+fn products_of(key: &ProvingKey) -> usize {
+    key.vk().cs().permutation().get_columns().len().div_ceil(key.degree() - 2)
+}
+
 /// What every proof of a key is made of.
 pub(crate) fn shape_of<'i>(key: &ProvingKey, identity: &'i Identity) -> Shape<'i> {
     let cs = key.vk().cs();
-    let products = cs.permutation().get_columns().len().div_ceil(key.degree() - 2);
+    let products = products_of(key);
     Shape {
         columns: cs.num_advice_columns() + cs.num_instance_columns(),
         products,

@@ -33,7 +33,7 @@ fn values_and_quotients_are_arkworks() {
         let on_device = single(&device, &poly);
         let reference = DensePolynomial::from_coefficients_vec(poly.iter().map(ark).collect());
         for root in [Fr::ONE, -Fr::ONE, elements::<Fr>(30, 2)[29], Fr::ZERO] {
-            let value = device.evaluate_poly(&on_device, root).unwrap();
+            let value = device.evaluate_polys(&[&on_device], root).unwrap()[0];
             assert_eq!(value, from_ark(&reference.evaluate(&ark(&root))), "{len}");
             let divisor = DensePolynomial::from_coefficients_vec(vec![-ark(&root), Ark::from(1u64)]);
             let by = DenseOrSparsePolynomial::from(&divisor);
@@ -46,7 +46,7 @@ fn values_and_quotients_are_arkworks() {
         }
     }
     let empty = single::<Fr>(&device, &[]);
-    assert_eq!(device.evaluate_poly(&empty, Fr::ONE).unwrap(), Fr::ZERO);
+    assert_eq!(device.evaluate_polys(&[&empty], Fr::ONE).unwrap(), [Fr::ZERO]);
     assert_eq!(device.divide(&empty, Fr::ONE).unwrap().rows(), 0);
 }
 

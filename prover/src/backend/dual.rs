@@ -209,11 +209,12 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         ))
     }
 
-    fn evaluate_poly(&self, key: &Self::Key, poly: &Self::Poly, x: Fr) -> Result<Fr, BackendError> {
+    fn evaluate_polys(&self, key: &Self::Key, polys: &[&Self::Poly], x: Fr) -> Result<Vec<Fr>, BackendError> {
+        let (left, right): (Vec<_>, Vec<_>) = polys.iter().map(|both| (&both.0, &both.1)).unzip();
         Ok(agree(
-            "evaluate_poly",
-            self.0.evaluate_poly(&key.0, &poly.0, x)?,
-            self.1.evaluate_poly(&key.1, &poly.1, x)?,
+            "evaluate_polys",
+            self.0.evaluate_polys(&key.0, &left, x)?,
+            self.1.evaluate_polys(&key.1, &right, x)?,
         ))
     }
 

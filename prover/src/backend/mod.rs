@@ -238,8 +238,8 @@ pub trait Backend: Sync {
         x: Fr,
     ) -> Result<Vec<Fr>, BackendError>;
 
-    /// The value of a polynomial.
-    fn evaluate_poly(&self, key: &Self::Key, poly: &Self::Poly, x: Fr) -> Result<Fr, BackendError>;
+    /// The values of polynomials.
+    fn evaluate_polys(&self, key: &Self::Key, polys: &[&Self::Poly], x: Fr) -> Result<Vec<Fr>, BackendError>;
 
     /// Linear combinations, as polynomials.
     fn combine(

@@ -382,8 +382,13 @@ impl Backend for Reference {
             .collect())
     }
 
-    fn evaluate_poly(&self, _key: &ReferenceKey, poly: &Vec<Fr>, x: Fr) -> Result<Fr, BackendError> {
-        Ok(horner(poly, x))
+    fn evaluate_polys(
+        &self,
+        _key: &ReferenceKey,
+        polys: &[&Vec<Fr>],
+        x: Fr,
+    ) -> Result<Vec<Fr>, BackendError> {
+        Ok(polys.iter().map(|poly| horner(poly, x)).collect())
     }
 
     fn combine(

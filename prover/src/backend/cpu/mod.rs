@@ -668,8 +668,8 @@ impl Backend for Cpu {
             .collect())
     }
 
-    fn evaluate_poly(&self, _key: &CpuKey, poly: &Vec<Fr>, x: Fr) -> Result<Fr, BackendError> {
-        Ok(horner(poly, x))
+    fn evaluate_polys(&self, _key: &CpuKey, polys: &[&Vec<Fr>], x: Fr) -> Result<Vec<Fr>, BackendError> {
+        Ok(polys.iter().map(|poly| horner(poly, x)).collect())
     }
 
     fn combine(

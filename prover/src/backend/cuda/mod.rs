@@ -564,8 +564,8 @@ impl Backend for Cuda {
         Ok(self.device.evaluate(&weights, &queries)?)
     }
 
-    fn evaluate_poly(&self, _key: &CudaKey, poly: &Matrix<Fr>, x: Fr) -> Result<Fr, BackendError> {
-        Ok(self.device.evaluate_poly(poly, x)?)
+    fn evaluate_polys(&self, _key: &CudaKey, polys: &[&Matrix<Fr>], x: Fr) -> Result<Vec<Fr>, BackendError> {
+        Ok(self.device.evaluate_polys(polys, x)?)
     }
 
     fn combine(
