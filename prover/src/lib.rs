@@ -2,7 +2,8 @@
 //!
 //! - [`key`]: proving keys; [`setup`]: commitment bases.
 //! - [`prove`]: the protocol, written once against [`backend::Backend`].
-//! - [`expression`]: gates as one identity, constants folded, linear parts kept whole.
+//! - [`expression`]: gates as one identity, constants folded, linear parts kept whole; [`tape`]: its coefficients, which follow
+//!   from the challenges.
 //! - [`backend`]: [`backend::Reference`] (the oracle), [`backend::Cpu`] (fast),
 //!   [`backend::Cuda`] (a GPU), [`backend::Dual`] (two, compared).
 //! - [`blinding`]: the randomness of a proof; [`progress`]: stages, cancellation, timings.
