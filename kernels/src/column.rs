@@ -8,7 +8,7 @@ use lamina_circuits::Fr;
 use crate::{
     device::{Argument, Device, Grid},
     error::{Error, at_most, same},
-    memory::{Buffer, Cell, Matrix},
+    memory::{Buffer, Cell, Matrix, Pack},
     ntt::Ntt,
     work::{PRODUCT, REDUCTION},
 };
@@ -45,7 +45,7 @@ const DOT_WARPS: usize = 4;
 /// Zeroised when dropped, as the matrices that it lies in.
 pub struct Column {
     /// What keeps the cells alive.
-    _owner: Arc<dyn Any + Send + Sync>,
+    owner: Arc<dyn Any + Send + Sync>,
     address: u64,
     kind: u32,
     bits: u32,
@@ -84,7 +84,7 @@ pub struct Term<'a> {
 }
 
 /// `struct Column` of cells.cuh: two addresses, then `kind`, `len`, `tail_start`, `rotation`.
-type Descriptor = [u64; 4];
+pub(crate) type Descriptor = [u64; 4];
 
 fn pair(low: usize, high: usize) -> u64 {
     low as u64 | (high as u64) << 32
@@ -117,13 +117,31 @@ impl Column {
     ) -> Result<Vec<Self>, Error> {
         let len = cells.len() / count.max(1);
         same("cells of all columns", count * len, cells.len())?;
+        Self::filled(device, [count, len], rows, |all: &mut [T]| all.copy_from_slice(cells))
+    }
+
+    /// The same of cells that `fill` writes, all of which are zeros before: in memory of the host that the copy takes as it is, where
+    /// they are not too many for that.
+    ///
+    /// # Shapes
+    /// shape: how many columns, and cells of each.
+    ///
+    /// # Errors
+    /// As [`Column::new`].
+    pub fn filled<T: Cell>(
+        device: &Device,
+        shape: [usize; 2],
+        rows: usize,
+        fill: impl FnOnce(&mut [T]),
+    ) -> Result<Vec<Self>, Error> {
+        let [count, len] = shape;
         at_most("cells of a column, at most", rows, len)?;
         at_most("rows of a column, at most", i32::MAX as usize, rows)?;
-        let cells = Arc::new(Buffer::from_host(device, cells)?);
+        let cells = Arc::new(Buffer::filled(device, count * len, fill)?);
         let column = |at: usize| {
             let owner: Arc<Buffer<T>> = cells.clone();
             Column {
-                _owner: owner,
+                owner,
                 address: cells.base() + (at * len * size_of::<T>()) as u64,
                 kind: T::KIND,
                 bits: T::BITS,
@@ -147,7 +165,7 @@ impl Column {
         let owner: Arc<Matrix<T>> = matrix.clone();
         at_most("rows of a column, at most", i32::MAX as usize, rows)?;
         Ok(Column {
-            _owner: owner,
+            owner,
             address,
             kind: T::KIND,
             bits: T::BITS,
@@ -186,6 +204,12 @@ impl Column {
         Ok(list.into_iter().enumerate().map(with).collect())
     }
 
+    /// The same cells, without the tail.
+    pub fn cells_alone(&self) -> Self {
+        let &Column { ref owner, address, kind, bits, len, rows, .. } = self;
+        Column { owner: owner.clone(), address, kind, bits, len, rows, tail: None, tail_len: 0 }
+    }
+
     /// Bits of an integer, zero for field elements.
     pub fn bits(&self) -> u32 {
         self.bits
@@ -209,6 +233,11 @@ impl Column {
     /// `2^(bits - 1)` for integers, zero for field elements: what kernels add to every cell.
     fn offset(&self) -> Fr {
         if self.bits == 0 { Fr::ZERO } else { Fr::from(1 << (self.bits - 1)) }
+    }
+
+    /// Bytes of the cells.
+    pub fn bytes(&self) -> usize {
+        self.len * self.cell_bytes()
     }
 
     /// Bytes of a cell.
@@ -239,31 +268,42 @@ impl Column {
     }
 }
 
-impl Device {
-    pub(crate) fn descriptors(&self, columns: &[&Column], rows: usize) -> Result<Buffer<Descriptor>, Error> {
-        let list = columns.iter().map(|column| {
-            same("rows of a column", rows, column.rows)?;
-            Ok(column.descriptor(0))
-        });
-        Buffer::from_host(self, &list.collect::<Result<Vec<_>, Error>>()?)
-    }
+/// The descriptors of columns that all have `rows` rows.
+pub(crate) fn described(columns: &[&Column], rows: usize) -> Result<Vec<Descriptor>, Error> {
+    let list = columns.iter().map(|column| {
+        same("rows of a column", rows, column.rows)?;
+        Ok(column.descriptor(0))
+    });
+    list.collect()
+}
 
+impl Device {
     /// Columns as field elements, tails included.
     ///
     /// # Errors
     /// [`Error::Shape`] where a column has other than `rows` rows, [`Error::Memory`], [`Error::Driver`].
     pub fn expand(&self, columns: &[&Column], rows: usize) -> Result<Matrix<Fr>, Error> {
-        let out = Matrix::uninitialised(self, columns.len(), rows)?;
-        let list = self.descriptors(columns, rows)?;
+        let mut out = Matrix::uninitialised(self, columns.len(), rows)?;
+        self.expand_to(&mut out, 0, columns)?;
+        Ok(out)
+    }
+
+    /// [`Device::expand`], as columns `at..` of a matrix.
+    ///
+    /// # Errors
+    /// As there; [`Error::Shape`] where the matrix has not as many columns.
+    pub fn expand_to(&self, out: &mut Matrix<Fr>, at: usize, columns: &[&Column]) -> Result<(), Error> {
+        at_most("columns of a matrix, at most", out.columns().saturating_sub(at), columns.len())?;
+        let rows = out.rows();
+        let list = Buffer::from_host(self, &described(columns, rows)?)?;
         let total = columns.len() * rows;
-        let arguments =
-            [out.buffer.address(), list.address(), Argument::U32(rows as u32), (total as u64).into()];
+        let target = out.buffer.address_of(at * rows);
+        let arguments = [target, list.address(), Argument::U32(rows as u32), (total as u64).into()];
         let bytes: usize = columns.iter().map(|column| column.work().0).sum();
         let integers = columns.iter().filter(|column| column.bits > 0).count();
         self.counters.kernel(bytes + 32 * total, PRODUCT * integers * rows);
         // SAFETY: `columns_expand`. out: [count, n], columns: [count], all of n rows.
-        unsafe { self.launch("columns_expand", Grid::of(total, 256), &arguments) }?;
-        Ok(out)
+        unsafe { self.launch("columns_expand", Grid::of(total, 256), &arguments) }
     }
 
     /// Cells of columns of one kind next to each other, `rows` of each, zero where there are fewer; without tails.
@@ -271,12 +311,32 @@ impl Device {
     /// # Errors
     /// [`Error::Shape`] where a column is of another kind or has more cells, [`Error::Memory`], [`Error::Driver`].
     pub fn gather<T: Cell>(&self, columns: &[&Column], rows: usize) -> Result<Matrix<T>, Error> {
-        let mut out = Matrix::<T>::zeros(self, columns.len(), rows)?;
+        let full = columns.iter().all(|column| column.len == rows);
+        let mut out = if full {
+            Matrix::<T>::uninitialised(self, columns.len(), rows)?
+        } else {
+            Matrix::zeros(self, columns.len(), rows)?
+        };
+        let size = size_of::<T>();
+        // A copy's first column, where it goes, and its bytes: columns that came together lie next to each other.
+        let mut copies: Vec<(&Column, usize, usize)> = Vec::new();
         for (at, column) in columns.iter().enumerate() {
             same("kind of a column", T::KIND as usize, column.kind as usize)?;
             at_most("cells of a column, at most", rows, column.len)?;
-            let size = size_of::<T>();
-            out.buffer.copy_in(self, at * rows * size, column.address, column.len * size)?;
+            let (target, bytes) = (at * rows * size, column.len * size);
+            match copies.last_mut() {
+                Some((first, to, before))
+                    if Arc::as_ptr(&first.owner).addr() == Arc::as_ptr(&column.owner).addr()
+                        && first.address + *before as u64 == column.address
+                        && *to + *before == target =>
+                {
+                    *before += bytes;
+                }
+                _ => copies.push((column, target, bytes)),
+            }
+        }
+        for (first, to, bytes) in copies {
+            out.buffer.copy_in(self, to, first.address, bytes)?;
         }
         Ok(out)
     }
@@ -286,6 +346,23 @@ impl Device {
     /// # Errors
     /// [`Error::Shape`] where a column has other than `rows` rows, [`Error::Memory`], [`Error::Driver`].
     pub fn combine_columns(&self, terms: &[Term<'_>], rows: usize) -> Result<Matrix<Fr>, Error> {
+        let mut out = Matrix::uninitialised(self, 1, rows)?;
+        self.combine_columns_to(&mut out, 0, terms)?;
+        Ok(out)
+    }
+
+    /// [`Device::combine_columns`], as column `at` of a matrix.
+    ///
+    /// # Errors
+    /// As there; [`Error::Shape`] where the matrix has no such column.
+    pub fn combine_columns_to(
+        &self,
+        out: &mut Matrix<Fr>,
+        at: usize,
+        terms: &[Term<'_>],
+    ) -> Result<(), Error> {
+        at_most("columns of a matrix, at most", out.columns(), at.saturating_add(1))?;
+        let rows = out.rows();
         let mut fields = Vec::new();
         let mut integers: [Vec<Factor>; 3] = Default::default();
         let mut excess = Fr::ZERO;
@@ -303,7 +380,7 @@ impl Device {
                 }
             }
         }
-        self.combine_described(&fields, &integers, excess, rows)
+        self.combine_described(&fields, &integers, excess, rows, out.buffer.address_of(at * rows))
     }
 
     /// `out[i] = sum_l coefficient_l poly_l[i]` for polynomials of at most `len` coefficients, as columns of one.
@@ -319,17 +396,20 @@ impl Device {
             let descriptor = [poly.buffer.base(), 0, pair(Fr::KIND as usize, poly.rows()), pair(len, 0)];
             fields.push(Factor { descriptor, coefficient: *coefficient });
         }
-        self.combine_described(&fields, &Default::default(), Fr::ZERO, len)
+        let out = Matrix::uninitialised(self, 1, len)?;
+        self.combine_described(&fields, &Default::default(), Fr::ZERO, len, out.buffer.address())?;
+        Ok(out)
     }
 
-    /// `integers` are of 8, 16 and 32 bits; `excess` is what their offsets sum to.
+    /// `integers` are of 8, 16 and 32 bits; `excess` is what their offsets sum to; `target` is where the `rows` elements go.
     fn combine_described(
         &self,
         fields: &[Factor],
         integers: &[Vec<Factor>; 3],
         excess: Fr,
         rows: usize,
-    ) -> Result<Matrix<Fr>, Error> {
+        target: Argument,
+    ) -> Result<(), Error> {
         // As many chunks as keep a large device busy.
         let wanted = |block_rows: usize| BLOCKS / rows.div_ceil(block_rows).max(1);
         let field_chunks = wanted(FIELD_ROWS).clamp(1, fields.len().div_ceil(MIN_CHUNK).max(1));
@@ -342,43 +422,52 @@ impl Device {
         let integer_chunks = steps.len().div_ceil(chunk_steps);
         let chunks = integer_chunks + field_chunks;
 
-        let parts = Matrix::uninitialised(self, chunks, rows)?;
+        // One chunk goes where the result does.
+        let parts = if chunks == 1 { None } else { Some(Matrix::<Fr>::uninitialised(self, chunks, rows)?) };
+        let part = |chunk: usize| match &parts {
+            Some(parts) => parts.buffer.address_of(chunk * rows),
+            None => target,
+        };
         let rows_u32 = Argument::U32(rows as u32);
+        let chunk_of: Vec<[u32; 4]> = steps.kinds.chunks(chunk_steps).scan(0, chunk_of).collect();
+        let descriptors: Vec<Descriptor> = fields.iter().map(|factor| factor.descriptor).collect();
+        let scales: Vec<Fr> = fields.iter().map(|factor| factor.coefficient).collect();
+        let mut pack = Pack::default();
+        let of_integers = [
+            pack.push(&steps.descriptors),
+            pack.push(&steps.coefficients),
+            pack.push(&steps.elements),
+            pack.push(&chunk_of),
+        ];
+        let of_fields = [pack.push(&descriptors), pack.push(&scales)];
+        let lists = pack.send(self)?;
         if !steps.is_empty() {
-            let list = Buffer::from_host(self, &steps.descriptors)?;
-            let coefficients = Buffer::from_host(self, &steps.coefficients)?;
-            let elements = Buffer::from_host(self, &steps.elements)?;
-            let chunk_of: Vec<[u32; 4]> = steps.kinds.chunks(chunk_steps).scan(0, chunk_of).collect();
-            let chunk_of = Buffer::from_host(self, &chunk_of)?;
+            let [list, coefficients, elements, chunk_of] = of_integers.map(|at| lists.address_of(at));
             let row_blocks = rows.div_ceil(INTEGER_ROWS);
             let arguments = [
-                parts.buffer.address(),
-                list.address(),
-                coefficients.address(),
-                elements.address(),
-                chunk_of.address(),
+                part(0),
+                list,
+                coefficients,
+                elements,
+                chunk_of,
                 excess.into(),
                 rows_u32,
                 Argument::U32(chunk_steps as u32),
                 Argument::U32(row_blocks as u32),
             ];
             let grid = Grid { blocks: row_blocks * integer_chunks, threads: 128, shared_bytes: 0 };
+            self.counters.kernel(0, REDUCTION * rows * integer_chunks);
             // SAFETY: `combine_integers`. parts: [chunks, n], of which it takes the first; columns of n rows and
             // coefficients, as many as the steps of each kind ask for; elements: [steps, 32], chunk_of: [chunks].
             unsafe { self.launch("combine_integers", grid, &arguments) }?;
-            self.counters.kernel(0, REDUCTION * rows * integer_chunks);
         }
         if !fields.is_empty() {
-            let descriptors: Vec<Descriptor> = fields.iter().map(|factor| factor.descriptor).collect();
-            let coefficients: Vec<Fr> = fields.iter().map(|factor| factor.coefficient).collect();
-            let list = Buffer::from_host(self, &descriptors)?;
-            let coefficients = Buffer::from_host(self, &coefficients)?;
+            let [list, coefficients] = of_fields.map(|at| lists.address_of(at));
             let row_blocks = rows.div_ceil(FIELD_ROWS);
-            let own = parts.buffer.base() + (integer_chunks * rows * size_of::<Fr>()) as u64;
             let arguments = [
-                Argument::Address(own),
-                list.address(),
-                coefficients.address(),
+                part(integer_chunks),
+                list,
+                coefficients,
                 rows_u32,
                 Argument::U32(fields.len() as u32),
                 Argument::U32(chunk_len as u32),
@@ -390,17 +479,28 @@ impl Device {
             // n rows.
             unsafe { self.launch("combine_fields", grid, &arguments) }?;
         }
-        if chunks == 1 {
-            self.counters.kernel(32 * rows, 0);
-            return Ok(parts);
+        // What is written; with several chunks what is read again, and their sum.
+        self.counters.kernel(32 * rows * chunks, 0);
+        match &parts {
+            None => Ok(()),
+            Some(parts) => self.sum_columns_to(target, parts),
         }
-        self.counters.kernel(64 * rows * chunks + 32 * rows, 0);
-        let out = Matrix::uninitialised(self, 1, rows)?;
-        let arguments =
-            [out.buffer.address(), parts.buffer.address(), rows_u32, Argument::U32(chunks as u32)];
-        // SAFETY: `columns_sum`. out: [n], parts: [chunks, n].
-        unsafe { self.launch("columns_sum", Grid::of(rows, 256), &arguments) }?;
+    }
+
+    /// `out[i] = sum_c columns[c][i]`.
+    pub(crate) fn sum_columns(&self, columns: &Matrix<Fr>) -> Result<Matrix<Fr>, Error> {
+        let out = Matrix::uninitialised(self, 1, columns.rows())?;
+        self.sum_columns_to(out.buffer.address(), columns)?;
         Ok(out)
+    }
+
+    fn sum_columns_to(&self, target: Argument, columns: &Matrix<Fr>) -> Result<(), Error> {
+        let (count, rows) = (columns.columns(), columns.rows());
+        self.counters.kernel(32 * rows * (count + 1), 0);
+        let [n, chunks] = [rows, count].map(|v| Argument::U32(v as u32));
+        let arguments = [target, columns.buffer.address(), n, chunks];
+        // SAFETY: `columns_sum`. out: [n], parts: [chunks, n].
+        unsafe { self.launch("columns_sum", Grid::of(rows, 256), &arguments) }
     }
 
     /// `L_i(x) = (x^n - 1) / n * w^i / (x - w^i)`, `i < n`: zero where `x` is a root of unity.
@@ -503,21 +603,23 @@ impl Device {
         at_most("rows of an evaluation, at most", MAX_DOT_CHUNKS * chunk_rows, n)?;
         let chunks = n.div_ceil(chunk_rows);
         let parts = Matrix::uninitialised(self, list.len(), chunks)?;
-        let descriptors = Buffer::from_host(self, list)?;
+        let mut pack = Pack::default();
+        let [columns, group_of] = [pack.push(list), pack.push(groups.unwrap_or_default())];
+        let lists = pack.send(self)?;
         let (out, columns, weights) =
-            (parts.buffer.address(), descriptors.address(), weights.buffer.address());
+            (parts.buffer.address(), lists.address_of(columns), weights.buffer.address());
         let [n, chunk_rows, chunks_u32] = [n, chunk_rows, chunks].map(|v| Argument::U32(v as u32));
         match groups {
             Some(groups) => {
                 let teams = groups.len().div_ceil(DOT_WARPS);
                 let count = Argument::U32(groups.len() as u32);
-                let groups = Buffer::from_host(self, groups)?;
-                let arguments = [out, columns, groups.address(), weights, n, count, chunk_rows, chunks_u32];
+                let group_of = lists.address_of(group_of);
+                let arguments = [out, columns, group_of, weights, n, count, chunk_rows, chunks_u32];
                 let grid = Grid { blocks: teams * chunks, threads: 128, shared_bytes: 4096 };
+                self.counters.kernel(0, 2 * REDUCTION * list.len() * chunks);
                 // SAFETY: `dot_integers`. parts: [count, chunks], columns: [count], of n rows, those of the groups,
                 // group_of: [groups], weights: [n].
                 unsafe { self.launch("dot_integers", grid, &arguments) }?;
-                self.counters.kernel(0, 2 * REDUCTION * list.len() * chunks);
             }
             None => {
                 let arguments = [out, columns, weights, n, chunk_rows, chunks_u32];

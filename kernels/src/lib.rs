@@ -25,6 +25,7 @@ mod permutation;
 mod polynomial;
 mod program;
 mod scan;
+mod store;
 mod work;
 
 pub use column::{Column, Term};

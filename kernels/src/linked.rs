@@ -3,10 +3,10 @@
 use lamina_circuits::Fr;
 
 use crate::{
-    column::Column,
+    column::{Column, described},
     device::{Argument, Device, Grid},
     error::{Error, at_most, same},
-    memory::{Buffer, Matrix, Plain},
+    memory::{Buffer, Matrix, Pack, Plain},
     work::PRODUCT,
 };
 
@@ -103,8 +103,10 @@ impl Device {
             }
             heads.push([turn(relation.at), first, table.len() as u32]);
         }
-        let (heads_buffer, table_buffer) =
-            (Buffer::from_host(self, &heads)?, Buffer::from_host(self, &table)?);
+        let mut pack = Pack::default();
+        let places = [pack.push(&heads), pack.push(&table)];
+        let lists = pack.send(self)?;
+        let [heads, links_of] = places.map(|at| lists.address_of(at));
         let total = count * n;
         let grid = Grid::of(total, 256);
         let start = |[values, weights, next]: [Argument; 3]| {
@@ -116,8 +118,8 @@ impl Device {
                 inverses.buffer.address(),
                 rests.buffer.address(),
                 links.buffer.address(),
-                heads_buffer.address(),
-                table_buffer.address(),
+                heads,
+                links_of,
                 Argument::U32(n as u32),
                 (total as u64).into(),
             ];
@@ -182,16 +184,18 @@ impl Device {
             at_most("cells that are copied to one row, at most", 1, 1 + usize::from(*word & bit != 0))?;
             *word |= bit;
         }
-        let list = self.descriptors(sources, rows)?;
-        let cells_buffer = Buffer::from_host(self, cells)?;
+        let mut pack = Pack::default();
+        let places = [pack.push(&described(sources, rows)?), pack.push(cells)];
+        let lists = pack.send(self)?;
+        let [list, copies] = places.map(|at| lists.address_of(at));
         let out = match prior {
             Some(prior) => self.expand(&[prior], rows)?,
             None => Matrix::zeros(self, 1, rows)?,
         };
         let arguments = [
             out.buffer.address(),
-            list.address(),
-            cells_buffer.address(),
+            list,
+            copies,
             Argument::U32(rows as u32),
             Argument::U32(cells.len() as u32),
         ];

@@ -2,14 +2,15 @@
 
 use std::{fmt, marker::PhantomData, sync::Arc};
 
-use cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr, result, sys::CUresult};
+use cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr, result};
 use halo2_proofs::halo2curves::bn256::Fq;
 use lamina_circuits::Fr;
 
 use crate::{
     device::{Argument, Device},
     error::{Error, at_most, same},
-    work::{Counters, count},
+    store::{Pinned, Store},
+    work::Call,
 };
 
 /// A field element as a kernel takes it: eight words, in the layout of the host's library.
@@ -34,6 +35,8 @@ impl From<Fr> for Argument {
 /// No padding, no invalid bit pattern, no pointer.
 pub(crate) unsafe trait Plain: Copy + Send + Sync + 'static {}
 
+// SAFETY: integers.
+unsafe impl Plain for u8 {}
 // SAFETY: integers.
 unsafe impl Plain for i8 {}
 // SAFETY: integers.
@@ -61,7 +64,7 @@ mod sealed {
 
 /// What a column consists of: signed integers of 8, 16 or 32 bits, or field elements.
 #[expect(private_bounds, reason = "`Plain` is a promise about memory, made here alone")]
-pub trait Cell: Plain + sealed::Sealed {
+pub trait Cell: Plain + Default + sealed::Sealed {
     /// `enum Kind` of cells.cuh.
     #[doc(hidden)]
     const KIND: u32;
@@ -90,21 +93,21 @@ impl Cell for i32 {
     const BITS: u32 = i32::BITS;
 }
 
-/// Device memory. It is overwritten with zeros before it is freed.
+/// Device memory, kept for later buffers of the stream when this one is dropped, and overwritten with zeros before it is freed.
 pub(crate) struct Buffer<T> {
-    bytes: CudaSlice<u8>,
+    /// There until the buffer is dropped.
+    memory: Option<CudaSlice<u8>>,
+    address: u64,
     len: usize,
-    counters: Arc<Counters>,
+    store: Arc<Store>,
     marker: PhantomData<T>,
 }
 
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
-        let stream = self.bytes.stream().clone();
-        // An error means that the device is lost, and its memory with it.
-        let _ = self.counters.aside(|| stream.memset_zeros(&mut self.bytes));
-        self.counters.release(self.bytes.len());
-        count(&self.counters.on_device, self.bytes.len());
+        if let Some(memory) = self.memory.take() {
+            self.store.put(memory);
+        }
     }
 }
 
@@ -115,19 +118,14 @@ impl<T: Plain> Buffer<T> {
         // The driver allocates no empty buffers.
         let needed =
             len.max(1).checked_mul(size_of::<T>()).ok_or(Error::Memory { needed: usize::MAX, free: 0 })?;
-        // SAFETY: bytes without a value are written before they are read; the kernels' sources say which.
-        let bytes = match device.counters.aside(|| unsafe { device.stream.alloc::<u8>(needed) }) {
-            Ok(bytes) => bytes,
-            Err(error) if error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                return Err(Error::Memory { needed, free: device.memory_bytes()?.0 });
-            }
-            Err(source) => return Err(Error::Driver { step: "allocate memory", source }),
-        };
-        device.counters.hold(needed);
-        let buffer = Buffer { bytes, len, counters: device.counters.clone(), marker: PhantomData };
+        let memory = device.store.take(needed)?;
+        // One stream: nothing waits on the guard.
+        let address = memory.device_ptr(&device.stream).0;
+        let store = device.store.clone();
+        let buffer = Buffer { memory: Some(memory), address, len, store, marker: PhantomData };
         if cfg!(debug_assertions) {
             // SAFETY: the allocation has `needed` bytes.
-            unsafe { result::memset_d8_async(buffer.base(), 0xA5, needed, device.stream.cu_stream()) }
+            unsafe { result::memset_d8_async(address, 0xA5, needed, device.stream.cu_stream()) }
                 .map_err(Error::driver("fill memory"))?;
         }
         Ok(buffer)
@@ -135,8 +133,11 @@ impl<T: Plain> Buffer<T> {
 
     /// Memory of `len` values of zero bytes.
     pub(crate) fn zeros(device: &Device, len: usize) -> Result<Self, Error> {
-        let mut buffer = Buffer::new(device, len)?;
-        let filled = device.counters.aside(|| device.stream.memset_zeros(&mut buffer.bytes));
+        let buffer = Buffer::new(device, len)?;
+        let bytes = len * size_of::<T>();
+        // SAFETY: the allocation has so many bytes.
+        let fill = || unsafe { result::memset_d8_async(buffer.address, 0, bytes, device.stream.cu_stream()) };
+        let filled = if bytes > 0 { device.counters.call(Call::Fill { bytes }, fill) } else { Ok(()) };
         filled.map_err(Error::driver("fill memory"))?;
         Ok(buffer)
     }
@@ -153,16 +154,71 @@ impl<T: Plain> Buffer<T> {
     /// # Panics
     /// If they do not fit.
     pub(crate) fn write(&mut self, device: &Device, at: usize, values: &[T]) -> Result<(), Error> {
+        let bytes = bytes_of(values);
+        match device.store.pinned(bytes.len()) {
+            Some(mut pinned) => {
+                pinned.first(bytes.len()).copy_from_slice(bytes);
+                self.write_pinned(device, at, pinned, values.len())
+            }
+            None => self.write_pageable(device, at, values),
+        }
+    }
+
+    /// Values that `fill` writes on the host, where they are zeros before; large ones in the host's own memory, which is overwritten
+    /// afterwards.
+    pub(crate) fn filled(device: &Device, len: usize, fill: impl FnOnce(&mut [T])) -> Result<Self, Error>
+    where
+        T: Default,
+    {
+        let mut buffer = Buffer::new(device, len)?;
+        match device.store.pinned(len * size_of::<T>()) {
+            Some(mut pinned) => {
+                let bytes = pinned.first(len * size_of::<T>());
+                bytes.fill(0);
+                // SAFETY: so many bytes of plain values, of which every pattern is valid, at the beginning of pages.
+                fill(unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), len) });
+                buffer.write_pinned(device, 0, pinned, len)?;
+            }
+            None => {
+                let mut values = vec![T::default(); len];
+                fill(&mut values);
+                let written = buffer.write_pageable(device, 0, &values);
+                values.fill(T::default());
+                std::hint::black_box(&mut values);
+                written?;
+            }
+        }
+        Ok(buffer)
+    }
+
+    /// Copies `len` values from pinned memory to position `at`.
+    fn write_pinned(&mut self, device: &Device, at: usize, mut pinned: Pinned, len: usize) -> Result<(), Error> {
+        assert!(at + len <= self.len, "beyond the buffer");
+        if len == 0 {
+            device.store.put_pinned([pinned]);
+            return Ok(());
+        }
+        let (target, stream) = (self.base() + (at * size_of::<T>()) as u64, device.stream.cu_stream());
+        let bytes = pinned.first(len * size_of::<T>());
+        let copy = Call::ToDevice { bytes: bytes.len(), pinned: true };
+        // SAFETY: the target is within this buffer; the source stays as it is until a wait for the stream has returned.
+        let copied = device.counters.call(copy, || unsafe { result::memcpy_htod_async(target, bytes, stream) });
+        let full = device.store.fly(pinned);
+        copied.map_err(Error::driver("copy to the device"))?;
+        if full { device.synchronize() } else { Ok(()) }
+    }
+
+    /// Copies `values` to position `at`; they may change as soon as this returns.
+    fn write_pageable(&mut self, device: &Device, at: usize, values: &[T]) -> Result<(), Error> {
         assert!(at + values.len() <= self.len, "beyond the buffer");
         if values.is_empty() {
             return Ok(());
         }
-        // SAFETY: plain values, of which every byte is initialised.
-        let bytes: &[u8] = unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) };
-        let from = at * size_of::<T>();
-        let mut target = self.bytes.slice_mut(from..from + bytes.len());
-        count(&device.counters.to_device, bytes.len());
-        let copied = device.counters.aside(|| device.stream.memcpy_htod(bytes, &mut target));
+        let bytes = bytes_of(values);
+        let (target, stream) = (self.base() + (at * size_of::<T>()) as u64, device.stream.cu_stream());
+        let copy = Call::ToDevice { bytes: bytes.len(), pinned: false };
+        // SAFETY: the target is within this buffer; the driver reads pageable memory before it returns.
+        let copied = device.counters.call(copy, || unsafe { result::memcpy_htod_async(target, bytes, stream) });
         copied.map_err(Error::driver("copy to the device"))
     }
 
@@ -173,22 +229,69 @@ impl<T: Plain> Buffer<T> {
     pub(crate) fn read(&self, device: &Device, at: usize, len: usize) -> Result<Vec<T>, Error> {
         assert!(at + len <= self.len, "beyond the buffer");
         let mut values = Vec::<T>::with_capacity(len);
+        let size = len * size_of::<T>();
+        // SAFETY: the capacity is `size` bytes, all of which are written, to any pattern: the values are plain.
+        let bytes: &mut [u8] = unsafe {
+            std::ptr::write_bytes(values.as_mut_ptr(), 0, len);
+            values.set_len(len);
+            std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size)
+        };
+        let mut pinned = device.store.pinned(size);
         if len > 0 {
-            let (from, size) = (at * size_of::<T>(), len * size_of::<T>());
-            // SAFETY: the capacity is `size` bytes, all of which the copy writes, to any pattern: the values are plain.
-            let bytes: &mut [u8] = unsafe {
-                std::ptr::write_bytes(values.as_mut_ptr(), 0, len);
-                values.set_len(len);
-                std::slice::from_raw_parts_mut(values.as_mut_ptr().cast(), size)
-            };
-            let source = self.bytes.slice(from..from + size);
-            count(&device.counters.to_host, size);
-            device.counters.busy();
-            device.stream.memcpy_dtoh(&source, bytes).map_err(Error::driver("copy to the host"))?;
+            let source = self.base() + (at * size_of::<T>()) as u64;
+            let to = pinned.as_mut().map_or(&mut *bytes, |pinned| pinned.first(size));
+            // SAFETY: the source is within this buffer; the target is neither read nor written before the wait below.
+            let copy = || unsafe { result::memcpy_dtoh_async(to, source, device.stream.cu_stream()) };
+            let copied = device.counters.call(Call::ToHost { bytes: size }, copy);
+            copied.map_err(Error::driver("copy to the host"))?;
         }
         device.synchronize()?;
+        if let Some(mut pinned) = pinned {
+            bytes.copy_from_slice(pinned.first(size));
+            device.store.put_pinned([pinned]);
+        }
         Ok(values)
     }
+}
+
+/// Lists that travel to the device together, overwritten when they have.
+#[derive(Default)]
+pub(crate) struct Pack(Vec<u8>);
+
+/// What lists of a [`Pack`] begin at multiples of: the widest access of a kernel.
+const PACKED_ALIGNMENT: usize = 16;
+
+impl Drop for Pack {
+    fn drop(&mut self) {
+        self.0.fill(0);
+        std::hint::black_box(&mut self.0);
+    }
+}
+
+impl Pack {
+    /// One with room for secrets of so many bytes: what grows leaves copies behind.
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Pack(Vec::with_capacity(bytes))
+    }
+
+    /// Adds a list; where it begins.
+    pub(crate) fn push<T: Plain>(&mut self, values: &[T]) -> usize {
+        let at = self.0.len().next_multiple_of(PACKED_ALIGNMENT);
+        self.0.resize(at, 0);
+        self.0.extend_from_slice(bytes_of(values));
+        at
+    }
+
+    /// All lists, on the device.
+    pub(crate) fn send(self, device: &Device) -> Result<Buffer<u8>, Error> {
+        Buffer::from_host(device, &self.0)
+    }
+}
+
+/// The bytes of plain values.
+fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
+    // SAFETY: plain values, of which every byte is initialised.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }
 
 impl<T> Buffer<T> {
@@ -205,11 +308,11 @@ impl<T> Buffer<T> {
             return Ok(());
         }
         let target = self.base() + at as u64;
-        device.counters.busy();
-        count(&device.counters.on_device, bytes);
+        let stream = device.stream.cu_stream();
         // SAFETY: the target is within this buffer, the source as the caller says.
-        unsafe { result::memcpy_dtod_async(target, source, bytes, device.stream.cu_stream()) }
-            .map_err(Error::driver("copy on the device"))
+        let copy = || unsafe { result::memcpy_dtod_async(target, source, bytes, stream) };
+        let copied = device.counters.call(Call::OnDevice { bytes }, copy);
+        copied.map_err(Error::driver("copy on the device"))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -217,8 +320,7 @@ impl<T> Buffer<T> {
     }
 
     pub(crate) fn base(&self) -> u64 {
-        // One stream: nothing waits on the guard.
-        self.bytes.device_ptr(self.bytes.stream()).0
+        self.address
     }
 
     /// The address, as an argument.
@@ -308,8 +410,11 @@ impl<T: Cell> Matrix<T> {
         Ok(Matrix { buffer: Buffer::zeros(device, len)?, columns, rows })
     }
 
-    /// A matrix that a kernel will fill.
-    pub(crate) fn uninitialised(device: &Device, columns: usize, rows: usize) -> Result<Self, Error> {
+    /// A matrix that will be written, of whatever values until then.
+    ///
+    /// # Errors
+    /// [`Error::Memory`], [`Error::Driver`].
+    pub fn uninitialised(device: &Device, columns: usize, rows: usize) -> Result<Self, Error> {
         let len = columns.checked_mul(rows).ok_or(Error::Memory { needed: usize::MAX, free: 0 })?;
         Ok(Matrix { buffer: Buffer::new(device, len)?, columns, rows })
     }

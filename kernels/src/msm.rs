@@ -6,7 +6,7 @@ use halo2_proofs::halo2curves::bn256::{Fq, G1Affine};
 use crate::{
     device::{Argument, Device, Grid},
     error::{Error, at_most, same},
-    memory::{Buffer, Cell, Matrix, Plain},
+    memory::{Buffer, Cell, Matrix},
     work::PRODUCT,
 };
 
@@ -19,6 +19,8 @@ const MAX_WINDOW: u32 = 15;
 /// Products of an addition to a bucket, and of an addition of sums.
 const ADD_AFFINE: usize = 10;
 const ADD: usize = 14;
+/// Products of a doubling.
+const DOUBLE: usize = 9;
 
 /// Entries that a thread of `msm_fold` adds, nodes that one of `msm_reduce` joins.
 const LOG_FOLD: u32 = 4;
@@ -159,9 +161,6 @@ struct Round {
     sums: Buffer<Xyzz>,
 }
 
-// SAFETY: bytes.
-unsafe impl Plain for u8 {}
-
 impl Msm {
     /// Takes the points to the device: 64 bytes each.
     ///
@@ -282,10 +281,6 @@ impl Msm {
             return Ok(vec![G1Affine::default(); scalars.columns()]);
         }
         let tasks = Tasks::new(plan, shared, scalars.rows());
-        // An addition a digit and two a bucket; a digit is written, counted and scattered, its point read.
-        let products = tasks.count * (ADD_AFFINE * tasks.rows + 2 * ADD * plan.buckets());
-        let bytes = tasks.count * (80 * tasks.rows + 256 * plan.buckets());
-        self.device.counters.kernel(scalars.columns() * bytes, scalars.columns() * products * PRODUCT);
         let round = (self.scratch_bytes / tasks.bytes()).clamp(1, scalars.columns().max(1));
         let mut results = Vec::with_capacity(scalars.columns());
         for start in (0..scalars.columns()).step_by(round) {
@@ -329,6 +324,8 @@ impl Msm {
             plan.windows.into(),
             u32_of(columns),
         ];
+        // A digit is written, counted and scattered.
+        device.counters.kernel(16 * tasks * n, 0);
         // SAFETY: `msm_digits`. out: [columns, windows, rows], scalars: [columns, rows].
         unsafe { device.launch("msm_digits", grid, &arguments) }?;
 
@@ -383,6 +380,9 @@ impl Msm {
             u32_of(threads),
             ((threads * tasks) as u64).into(),
         ];
+        // An addition a digit, whose point is read.
+        device.counters.kernel(64 * tasks * n, tasks * n * ADD_AFFINE * PRODUCT);
+        device.counters.chained(ADD_AFFINE << log_first);
         // SAFETY: `msm_accumulate`. sums: [tasks, buckets], heads: [tasks, threads], entries: [tasks, n], offsets:
         // [tasks, buckets + 1], bases: [n] from `first` on.
         unsafe { device.launch("msm_accumulate", Grid::of(threads * tasks, 128), &arguments) }?;
@@ -405,6 +405,7 @@ impl Msm {
                 u32_of(threads),
                 ((threads * tasks) as u64).into(),
             ];
+            device.counters.chained(ADD << LOG_FOLD);
             // SAFETY: `msm_fold`. sums: [tasks, buckets], heads_out: [tasks, threads], heads: [tasks, items], offsets:
             // [tasks, buckets + 1].
             unsafe { device.launch("msm_fold", Grid::of(threads * tasks, 128), &arguments) }?;
@@ -425,6 +426,8 @@ impl Msm {
         let device = &self.device;
         let tasks = columns * windows;
         let (mut log_nodes, mut log_span) = (window - 1, 0);
+        // Two additions a bucket.
+        device.counters.kernel(256 * tasks << log_nodes, 2 * ADD * PRODUCT * tasks << log_nodes);
         let mut plain = sums;
         let mut weighted: Option<Buffer<Xyzz>> = None;
         while log_nodes > 0 {
@@ -441,6 +444,7 @@ impl Msm {
                 log_each.into(),
                 (total as u64).into(),
             ];
+            device.counters.chained(2 * ADD << log_each);
             // SAFETY: `msm_reduce`. All are [tasks, nodes], the outputs with 2^log_each times fewer nodes.
             unsafe { device.launch("msm_reduce", Grid::of(total, 128), &arguments) }?;
             plain = next;
@@ -456,6 +460,7 @@ impl Msm {
             Argument::U32(windows as u32),
             Argument::U32(columns as u32),
         ];
+        device.counters.chained(windows * (ADD + DOUBLE * window as usize) - DOUBLE * window as usize);
         // SAFETY: `msm_finish`. out: [columns], parts: [columns, windows].
         unsafe { device.launch("msm_finish", Grid::of(columns, 32), &arguments) }?;
         out.read(device, 0, columns)

@@ -6,11 +6,11 @@ use ff::Field;
 use lamina_circuits::Fr;
 
 use crate::{
-    column::Column,
+    column::{Column, described},
     device::{Argument, Device, Grid},
-    error::{Error, same},
+    error::{Error, at_most, same},
     field::Operation,
-    memory::{Buffer, Matrix},
+    memory::{Matrix, Pack},
     ntt::Ntt,
     scan::Join,
     work::PRODUCT,
@@ -62,17 +62,23 @@ impl Device {
             std::iter::successors(Some(of.beta), |own| Some(*own * <Fr as ff::PrimeField>::DELTA))
                 .take(count)
                 .collect();
-        let (columns, sigmas) = (self.descriptors(of.columns, n)?, self.descriptors(of.sigmas, n)?);
-        let own = Buffer::from_host(self, &own)?;
+        let mut pack = Pack::default();
+        let places = [
+            pack.push(&described(of.columns, n)?),
+            pack.push(&described(of.sigmas, n)?),
+            pack.push(&own),
+        ];
+        let lists = pack.send(self)?;
+        let [columns, sigmas, own] = places.map(|at| lists.address_of(at));
         let (above, below) =
             (Matrix::uninitialised(self, sets, u + 1)?, Matrix::uninitialised(self, sets, u + 1)?);
         let total = sets * (u + 1);
         let arguments = [
             above.buffer.address(),
             below.buffer.address(),
-            columns.address(),
-            sigmas.address(),
-            own.address(),
+            columns,
+            sigmas,
+            own,
             ntt.roots.address(),
             of.beta.into(),
             of.gamma.into(),
@@ -101,22 +107,24 @@ impl Device {
         }
         let rest = n - u - 1;
         let mut all = vec![Fr::ZERO; sets * rest];
+        let mut pack = Pack::with_capacity(size_of::<Fr>() * (sets + all.len()));
         for (out, tail) in all.chunks_mut(rest.max(1)).zip(tails) {
-            crate::error::at_most("elements of a tail, at most", rest, tail.len())?;
+            at_most("elements of a tail, at most", rest, tail.len())?;
             out[rest - tail.len()..].copy_from_slice(tail);
         }
-        let (start_buffer, tail_buffer) = (Buffer::from_host(self, &starts), Buffer::from_host(self, &all));
+        let places = [pack.push(&starts), pack.push(&all)];
         for secrets in [&mut starts, &mut all] {
             secrets.fill(Fr::ZERO);
             std::hint::black_box(secrets);
         }
-        let (start_buffer, tail_buffer) = (start_buffer?, tail_buffer?);
+        let lists = pack.send(self)?;
+        let [starts, tails] = places.map(|at| lists.address_of(at));
         let out = Matrix::uninitialised(self, sets, n)?;
         let arguments = [
             out.buffer.address(),
             z.buffer.address(),
-            start_buffer.address(),
-            tail_buffer.address(),
+            starts,
+            tails,
             Argument::U32(n as u32),
             Argument::U32(u as u32),
             ((sets * n) as u64).into(),

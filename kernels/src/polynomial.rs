@@ -6,8 +6,7 @@ use lamina_circuits::Fr;
 use crate::{
     device::{Argument, Device, Grid},
     error::{Error, at_most, same},
-    field::Operation,
-    memory::{Buffer, Matrix},
+    memory::{Matrix, Pack},
     scan::Join,
     work::PRODUCT,
 };
@@ -23,42 +22,60 @@ impl Device {
         self.dot(&powers, polys)
     }
 
-    /// The quotient of a polynomial by `X - root`, without the remainder; one coefficient fewer.
+    /// `sum_t floor(poly_t / (X - root_t))`, without the remainders.
+    ///
+    /// # Shapes
+    /// Polynomials of any lengths; the result: `[1, longest - 1]`.
     ///
     /// # Errors
     /// [`Error::Shape`] for more than one column, [`Error::Memory`], [`Error::Driver`].
-    pub fn divide(&self, poly: &Matrix<Fr>, root: Fr) -> Result<Matrix<Fr>, Error> {
-        same("columns of a polynomial", 1, poly.columns())?;
-        let len = poly.rows();
-        let mut out = Matrix::uninitialised(self, 1, len.saturating_sub(1))?;
-        if len < 2 {
-            return Ok(out);
+    pub fn divide(&self, terms: &[(&Matrix<Fr>, Fr)]) -> Result<Matrix<Fr>, Error> {
+        /// `DIVIDE_EACH` of polynomial.cu.
+        const EACH: usize = 8;
+        let longest = terms.iter().map(|(poly, _)| poly.rows()).max().unwrap_or(0);
+        let (count, len) = (terms.len(), longest.saturating_sub(1));
+        at_most("coefficients of all polynomials, at most", 1 << 31, longest.saturating_mul(count))?;
+        if len == 0 {
+            return Matrix::uninitialised(self, 1, 0);
         }
-        let Some(inverse) = Option::<Fr>::from(root.invert()) else {
-            out.buffer.copy_in(
-                self,
-                0,
-                poly.buffer.base() + size_of::<Fr>() as u64,
-                (len - 1) * size_of::<Fr>(),
-            )?;
-            return Ok(out);
-        };
-        let powers = Matrix::from_buffer(self.powers(Fr::ONE, root, len)?, len);
-        let scaled = self.elementwise(Operation::Multiply, poly, &powers)?;
-        drop(powers);
+        // `struct Dividend`: an address, a length, two elements of four words.
+        let mut dividends = Vec::with_capacity(count);
+        for (poly, root) in terms {
+            same("columns of a polynomial", 1, poly.columns())?;
+            let inverse = Option::<Fr>::from(root.invert()).unwrap_or(Fr::ZERO);
+            dividends.push(([poly.buffer.base(), poly.rows() as u64], [*root, inverse]));
+        }
+        let mut pack = Pack::default();
+        for (of, roots) in &dividends {
+            pack.push(of);
+            pack.push(roots);
+        }
+        let dividends = pack.send(self)?;
+        let [n, columns] = [longest, count].map(|v| Argument::U32(v as u32));
+        let scaled = Matrix::uninitialised(self, count, longest)?;
+        let total = count * longest;
+        let powers = count * longest.div_ceil(EACH) * longest.ilog2() as usize;
+        self.counters.kernel(64 * total, PRODUCT * (2 * total + powers));
+        let arguments = [scaled.buffer.address(), dividends.address(), n, columns];
+        // SAFETY: `divide_scale`. scaled: [columns, n], dividends: [columns], of polynomials of at most n coefficients.
+        unsafe { self.launch("divide_scale", Grid::of(count * longest.div_ceil(EACH), 256), &arguments) }?;
         let before = self.scan(Join::Sum, &scaled)?;
-        let inverses = self.powers(inverse, inverse, len - 1)?;
+        let quotients = Matrix::uninitialised(self, count, len)?;
+        self.counters.kernel(64 * total, PRODUCT * (2 * total + powers));
         let arguments = [
-            out.buffer.address(),
+            quotients.buffer.address(),
             before.buffer.address(),
             scaled.buffer.address(),
-            inverses.address(),
-            Argument::U32(len as u32),
+            dividends.address(),
+            n,
+            columns,
         ];
-        self.counters.kernel(128 * len, PRODUCT * len);
-        // SAFETY: `divide_finish`. out, inverses: [len - 1], before, scaled: [len], len >= 2.
-        unsafe { self.launch("divide_finish", Grid::of(len - 1, 256), &arguments) }?;
-        Ok(out)
+        // SAFETY: `divide_finish`. out: [columns, n - 1], before, scaled: [columns, n], dividends: [columns], n >= 2.
+        unsafe { self.launch("divide_finish", Grid::of(count * len.div_ceil(EACH), 256), &arguments) }?;
+        if count == 1 {
+            return Ok(quotients);
+        }
+        self.sum_columns(&quotients)
     }
 
     /// Adds `value X^power` for each entry; powers may repeat.
@@ -77,10 +94,12 @@ impl Device {
         }
         let values: Vec<Fr> = merged.iter().map(|(_, value)| *value).collect();
         let places: Vec<u32> = merged.iter().map(|(power, _)| *power as u32).collect();
-        let (values, places) = (Buffer::from_host(self, &values)?, Buffer::from_host(self, &places)?);
+        let mut pack = Pack::default();
+        let (values, places) = (pack.push(&values), pack.push(&places));
+        let lists = pack.send(self)?;
         let count = merged.len();
-        let arguments =
-            [poly.buffer.address(), values.address(), places.address(), Argument::U32(count as u32)];
+        let [values, places] = [values, places].map(|at| lists.address_of(at));
+        let arguments = [poly.buffer.address(), values, places, Argument::U32(count as u32)];
         // SAFETY: `fr_add_at`. values, at: [count], places distinct and within out.
         unsafe { self.launch("fr_add_at", Grid::of(count, 256), &arguments) }
     }

@@ -5,7 +5,7 @@ use lamina_circuits::Fr;
 use crate::{
     device::{Argument, Device, Grid},
     error::{Error, at_most, same},
-    memory::{Buffer, Matrix},
+    memory::{Buffer, Matrix, Pack},
     work::PRODUCT,
 };
 
@@ -55,10 +55,12 @@ const SCRATCH_BLOCKS: usize = 1024;
 /// `OPERAND_COLUMN` of program.cu.
 const COLUMN: u32 = 1 << 31;
 
-/// A program, on the device.
+/// Programs that read the same columns, on the device.
 pub struct Program {
-    code: Buffer<[u32; 4]>,
-    constants: Buffer<Fr>,
+    lists: Buffer<u8>,
+    /// Where instructions, the programs' starts and constants are among them.
+    places: [usize; 3],
+    programs: usize,
     instructions: usize,
     registers: usize,
     columns: usize,
@@ -71,6 +73,7 @@ pub struct Program {
 impl std::fmt::Debug for Program {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Program")
+            .field("programs", &self.programs)
             .field("instructions", &self.instructions)
             .field("registers", &self.registers)
             .finish_non_exhaustive()
@@ -78,55 +81,64 @@ impl std::fmt::Debug for Program {
 }
 
 impl Program {
-    /// Takes a program for columns of `rows` rows to the device. Its result is the accumulator's last value.
+    /// Takes programs for columns of `rows` rows to the device. The result of each is the accumulator's last value.
     ///
     /// # Errors
-    /// [`Error::Shape`] where it reads a register that was not stored before, [`Error::Memory`], [`Error::Driver`].
-    pub fn new(device: &Device, rows: usize, code: &[Instruction]) -> Result<Self, Error> {
+    /// [`Error::Shape`] where one reads a register that it did not store before, [`Error::Memory`], [`Error::Driver`].
+    pub fn new(device: &Device, rows: usize, codes: &[Vec<Instruction>]) -> Result<Self, Error> {
         at_most("rows, at most", 1 << 30, rows)?;
-        let mut words: Vec<[u32; 4]> = Vec::with_capacity(code.len());
+        let mut words: Vec<[u32; 4]> = Vec::with_capacity(codes.iter().map(Vec::len).sum());
+        let mut starts = vec![0];
         let mut constants = Vec::new();
         let mut stored: Vec<bool> = Vec::new();
-        let (mut columns, mut products, mut reads) = (0, 0, 0);
-        for instruction in code {
-            let mut place = |place: &Place| match place {
-                Place::Register(register) => {
-                    let known = stored.get(*register as usize).copied().unwrap_or(false);
-                    same("registers stored before they are read", 1, known.into())?;
-                    Ok((*register, 0))
-                }
-                Place::Column { column, rotation } => {
-                    reads += 1;
-                    columns = columns.max(*column as usize + 1);
-                    at_most("columns, at most", COLUMN as usize, columns)?;
-                    Ok((*column | COLUMN, i64::from(*rotation).rem_euclid(rows.max(1) as i64) as u32))
-                }
-            };
-            let (opcode, (place, rotation), constant) = match instruction {
-                Instruction::Load(from) => (0, place(from)?, None),
-                Instruction::Constant(value) => (1, (0, 0), Some(*value)),
-                Instruction::Add(from) => (2, place(from)?, None),
-                Instruction::Subtract(from) => (3, place(from)?, None),
-                Instruction::Multiply(from) => (4, place(from)?, None),
-                Instruction::AddScaled(value, from) => (5, place(from)?, Some(*value)),
-                Instruction::Store(register) => {
-                    let register = *register;
-                    if stored.len() <= register as usize {
-                        stored.resize(register as usize + 1, false);
+        let (mut columns, mut products, mut reads, mut registers) = (0, 0, 0, 0);
+        for code in codes {
+            stored.clear();
+            for instruction in code {
+                let mut place = |place: &Place| match place {
+                    Place::Register(register) => {
+                        let known = stored.get(*register as usize).copied().unwrap_or(false);
+                        same("registers stored before they are read", 1, known.into())?;
+                        Ok((*register, 0))
                     }
-                    stored[register as usize] = true;
-                    (6, (register, 0), None)
-                }
-            };
-            products += usize::from(matches!(opcode, 4 | 5));
-            words.push([opcode, place, rotation, constants.len() as u32]);
-            constants.extend(constant);
+                    Place::Column { column, rotation } => {
+                        reads += 1;
+                        columns = columns.max(*column as usize + 1);
+                        at_most("columns, at most", COLUMN as usize, columns)?;
+                        Ok((*column | COLUMN, i64::from(*rotation).rem_euclid(rows.max(1) as i64) as u32))
+                    }
+                };
+                let (opcode, (place, rotation), constant) = match instruction {
+                    Instruction::Load(from) => (0, place(from)?, None),
+                    Instruction::Constant(value) => (1, (0, 0), Some(*value)),
+                    Instruction::Add(from) => (2, place(from)?, None),
+                    Instruction::Subtract(from) => (3, place(from)?, None),
+                    Instruction::Multiply(from) => (4, place(from)?, None),
+                    Instruction::AddScaled(value, from) => (5, place(from)?, Some(*value)),
+                    Instruction::Store(register) => {
+                        let register = *register;
+                        if stored.len() <= register as usize {
+                            stored.resize(register as usize + 1, false);
+                        }
+                        stored[register as usize] = true;
+                        (6, (register, 0), None)
+                    }
+                };
+                products += usize::from(matches!(opcode, 4 | 5));
+                words.push([opcode, place, rotation, constants.len() as u32]);
+                constants.extend(constant);
+            }
+            registers = registers.max(stored.len());
+            starts.push(words.len() as u32);
         }
+        let mut pack = Pack::default();
+        let places = [pack.push(&words), pack.push(&starts), pack.push(&constants)];
         Ok(Program {
-            code: Buffer::from_host(device, &words)?,
-            constants: Buffer::from_host(device, &constants)?,
+            lists: pack.send(device)?,
+            places,
+            programs: codes.len(),
             instructions: words.len(),
-            registers: stored.len(),
+            registers,
             columns,
             rows,
             products,
@@ -134,48 +146,52 @@ impl Program {
         })
     }
 
-    /// Registers.
+    /// Registers, of the program that has most.
     pub fn registers(&self) -> usize {
         self.registers
     }
 }
 
 impl Device {
-    /// `out[i] = scale * program(row i)`.
+    /// `out[p][i] = scale * program_p(row i)`.
     ///
     /// # Errors
-    /// [`Error::Shape`] where the columns are fewer than the program reads or of other rows, [`Error::Memory`],
+    /// [`Error::Shape`] where the columns are fewer than the programs read or of other rows, [`Error::Memory`],
     /// [`Error::Driver`].
     pub fn run(&self, program: &Program, columns: &Matrix<Fr>, scale: Fr) -> Result<Matrix<Fr>, Error> {
-        let n = program.rows;
+        let (n, count) = (program.rows, program.programs);
         if program.columns > 0 {
             same("rows of the columns", n, columns.rows())?;
             at_most("columns that the program reads, at most", columns.columns(), program.columns)?;
         }
         let bytes = 32 * THREADS * program.registers;
-        let mut grid = Grid::of(n, THREADS as u32);
+        let mut each = n.div_ceil(THREADS).max(1);
+        let mut shared_bytes = bytes;
         let scratch: Option<Buffer<[u32; 4]>> = if bytes > SHARED_BYTES {
-            grid.blocks = grid.blocks.min(SCRATCH_BLOCKS);
-            Some(Buffer::new(self, 2 * program.registers * THREADS * grid.blocks)?)
+            each = each.min((SCRATCH_BLOCKS / count.max(1)).max(1));
+            shared_bytes = 0;
+            Some(Buffer::new(self, 2 * program.registers * THREADS * each * count)?)
         } else {
-            grid.shared_bytes = bytes;
             None
         };
-        let out = Matrix::uninitialised(self, 1, n)?;
-        self.counters.kernel(32 * n * (program.reads + 1), PRODUCT * n * (program.products + 1));
+        let out = Matrix::uninitialised(self, count, n)?;
+        self.counters.kernel(32 * n * (program.reads + count), PRODUCT * n * (program.products + count));
+        let [code, starts, constants] = program.places.map(|at| program.lists.address_of(at));
         let arguments = [
             out.buffer.address(),
             columns.buffer.address(),
-            program.code.address(),
-            program.constants.address(),
+            code,
+            starts,
+            constants,
             scratch.as_ref().map_or(Argument::Address(0), Buffer::address),
             scale.into(),
             Argument::U32(n as u32),
-            Argument::U32(program.instructions as u32),
             Argument::U32(program.registers as u32),
+            Argument::U32(each as u32),
         ];
-        // SAFETY: `program_run`. out: [n], columns: [columns, n], code and constants as `Program::new` made them, scratch:
-        // two planes of 16 bytes for each register and thread, or that much shared memory.
+        let grid = Grid { blocks: each * count, threads: THREADS as u32, shared_bytes };
+        // SAFETY: `program_run`. out: [programs, n], columns: [columns, n], code, starts and constants as `Program::new` made
+        // them, scratch: two planes of 16 bytes for each register and thread, or that much shared memory.
         unsafe { self.launch("program_run", grid, &arguments) }?;
         Ok(out)
     }

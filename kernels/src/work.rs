@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Instant,
@@ -33,6 +33,13 @@ pub struct Work {
     /// next kernel or copy, without the driver's own time to allocate and to copy. What passes between two kernels that are queued one
     /// after the other is not in it.
     pub waited_ns: u64,
+    /// Calls of the driver: launches, copies, fillings, allocations and their ends, and waits for the device.
+    pub calls: u64,
+    /// Nanoseconds that the same would take an H100, by a model: from the host's own time between its calls of the driver, which is
+    /// measured, what those calls would take it, and kernels at the device's ceilings (`docs/gpu.md`, "A modelled device").
+    pub modelled_ns: u64,
+    /// How much of that the modelled device would have nothing to do, because the host had not got there yet.
+    pub modelled_waited_ns: u64,
 }
 
 impl Work {
@@ -46,6 +53,9 @@ impl Work {
             kernel_bytes: self.kernel_bytes - before.kernel_bytes,
             multiply_adds: self.multiply_adds - before.multiply_adds,
             waited_ns: self.waited_ns - before.waited_ns,
+            calls: self.calls - before.calls,
+            modelled_ns: self.modelled_ns - before.modelled_ns,
+            modelled_waited_ns: self.modelled_waited_ns - before.modelled_waited_ns,
         }
     }
 }
@@ -56,55 +66,197 @@ pub(crate) const PRODUCT: usize = 139;
 /// Multiplications of words in the reduction of a sum that the matrix units made: `bytes_reduce` of bytes.cuh.
 pub(crate) const REDUCTION: usize = 9;
 
-/// The counts of a device.
+/// The modelled device: an H100 SXM, as the floors of `docs/gpu.md` have it.
+mod h100 {
+    /// Bytes of its memory, read or written, a nanosecond.
+    pub(super) const BYTES: f64 = 3350.0;
+    /// Multiplications of words a nanosecond: 132 multiprocessors, 32 a clock, 1.7 GHz.
+    pub(super) const MULTIPLY_ADDS: f64 = 132.0 * 32.0 * 1.7;
+    /// The least that a kernel, a copy or a filling takes of the stream, in nanoseconds.
+    pub(super) const LEAST_NS: f64 = 2e3;
+    /// Bytes a nanosecond that reach it from the host: from memory that the driver has to copy first, and from its own.
+    pub(super) const PAGEABLE: f64 = 10.0;
+    pub(super) const PINNED: f64 = 25.0;
+    /// A product in a chain of them: 450 clocks.
+    pub(super) const CHAINED_NS: f64 = 450.0 / 1.7;
+    /// What the driver takes of the host, in nanoseconds: to queue a kernel or a filling, to queue a copy, to allocate or to free,
+    /// and to find out that all is done.
+    pub(super) const LAUNCH_NS: f64 = 4e3;
+    pub(super) const COPY_NS: f64 = 6e3;
+    pub(super) const ALLOCATE_NS: f64 = 1.5e3;
+    pub(super) const SYNCHRONISE_NS: f64 = 8e3;
+}
+
+/// A call of the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// A kernel; what it does is told to [`Counters::kernel`].
+    Launch,
+    /// Memory is allocated, or freed.
+    Allocate,
+    /// Memory is overwritten.
+    Fill {
+        /// How much.
+        bytes: usize,
+    },
+    /// A copy to the device. From pageable memory it returns once all but the last piece is copied.
+    ToDevice {
+        /// How much.
+        bytes: usize,
+        /// Whether the memory is page-locked.
+        pinned: bool,
+    },
+    /// A copy to the host.
+    ToHost {
+        /// How much.
+        bytes: usize,
+    },
+    /// A copy on the device.
+    OnDevice {
+        /// How much.
+        bytes: usize,
+    },
+    /// The host waits until all is done.
+    Synchronise,
+}
+
+impl Call {
+    /// Whether it leaves a device that has nothing to do so: what is not the host's own work, nor the device's.
+    fn is_aside(self) -> bool {
+        matches!(self, Call::Allocate | Call::Fill { .. } | Call::ToDevice { .. })
+    }
+}
+
+/// When the host called the driver, and when the modelled device would have been done.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) launches: AtomicU64,
-    pub(crate) to_device: AtomicU64,
-    pub(crate) to_host: AtomicU64,
-    pub(crate) on_device: AtomicU64,
-    kernel_bytes: AtomicU64,
-    multiply_adds: AtomicU64,
-    waited_ns: AtomicU64,
+struct Timeline {
     /// Since when the device has had nothing to do, where the host knows.
-    idle: Mutex<Option<Instant>>,
-    held: AtomicU64,
-    peak: AtomicU64,
+    idle: Option<Instant>,
+    waited_ns: f64,
+    /// When the last call returned.
+    returned: Option<Instant>,
+    /// The model's clocks: where the host is, and when all that is queued will be done.
+    host_ns: f64,
+    device_ns: f64,
+    modelled_waited_ns: f64,
+    /// Of kernels that are not on the model's clock yet.
+    bytes: usize,
+    multiply_adds: usize,
+    chained: usize,
 }
 
-pub(crate) fn count(counter: &AtomicU64, by: usize) {
-    counter.fetch_add(by as u64, Ordering::Relaxed);
-}
-
-impl Counters {
-    pub(crate) fn kernel(&self, bytes: usize, multiply_adds: usize) {
-        count(&self.kernel_bytes, bytes);
-        count(&self.multiply_adds, multiply_adds);
+impl Timeline {
+    /// What kernels that are not on the model's clock yet take.
+    fn take_kernels(&mut self) -> f64 {
+        let bytes = std::mem::take(&mut self.bytes) as f64;
+        let multiply_adds = std::mem::take(&mut self.multiply_adds) as f64;
+        let chained = std::mem::take(&mut self.chained) as f64;
+        (bytes / h100::BYTES).max(multiply_adds / h100::MULTIPLY_ADDS).max(chained * h100::CHAINED_NS)
     }
 
-    /// Kernels or copies are about to be queued: whether the device had nothing to do.
-    pub(crate) fn busy(&self) -> bool {
-        let since = self.idle.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// The host calls.
+    fn begin(&mut self, now: Instant) -> bool {
+        if let Some(returned) = self.returned {
+            self.host_ns += now.saturating_duration_since(returned).as_nanos() as f64;
+        }
+        let since = self.idle.take();
         if let Some(since) = since {
-            count(&self.waited_ns, usize::try_from(since.elapsed().as_nanos()).unwrap_or(usize::MAX));
+            self.waited_ns += now.saturating_duration_since(since).as_nanos() as f64;
         }
         since.is_some()
     }
 
-    /// A call of the driver that is not the host's own work, and leaves a device that has nothing to do so: allocations, memory
-    /// that is filled, copies of pageable memory, which return once all but the last piece is copied.
-    pub(crate) fn aside<T>(&self, call: impl FnOnce() -> T) -> T {
-        let idle = self.busy();
-        let result = call();
-        if idle {
-            self.idle();
+    /// The call has returned; `idle`: the device had nothing to do before.
+    fn end(&mut self, call: Call, now: Instant, idle: bool) {
+        self.returned = Some(now);
+        if call == Call::Synchronise || idle && call.is_aside() {
+            self.idle = Some(now);
         }
-        result
+        self.host_ns += match call {
+            Call::Launch | Call::Fill { .. } => h100::LAUNCH_NS,
+            Call::Allocate => h100::ALLOCATE_NS,
+            Call::ToDevice { bytes, pinned: false } => h100::COPY_NS + bytes as f64 / h100::PAGEABLE,
+            Call::ToDevice { pinned: true, .. } | Call::ToHost { .. } | Call::OnDevice { .. } => h100::COPY_NS,
+            Call::Synchronise => 0.0,
+        };
+        match call {
+            Call::Launch => {
+                let kernels = self.take_kernels();
+                self.queue(kernels);
+            }
+            Call::Fill { bytes } => self.queue(bytes as f64 / h100::BYTES),
+            Call::OnDevice { bytes } => self.queue(2.0 * bytes as f64 / h100::BYTES),
+            Call::ToDevice { pinned: false, .. } => self.queue(0.0),
+            Call::ToDevice { bytes, pinned: true } | Call::ToHost { bytes } => {
+                self.queue(bytes as f64 / h100::PINNED);
+            }
+            Call::Allocate => {}
+            Call::Synchronise => {
+                self.device_ns += self.take_kernels();
+                self.host_ns = self.host_ns.max(self.device_ns) + h100::SYNCHRONISE_NS;
+            }
+        }
     }
 
-    /// All that was queued is done.
-    pub(crate) fn idle(&self) {
-        *self.idle.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    /// Work of the modelled device, which begins when the host has queued it and all before is done.
+    fn queue(&mut self, ns: f64) {
+        self.modelled_waited_ns += (self.host_ns - self.device_ns).max(0.0);
+        self.device_ns = self.device_ns.max(self.host_ns) + ns.max(h100::LEAST_NS);
+    }
+}
+
+/// The counts of a device.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    launches: AtomicU64,
+    to_device: AtomicU64,
+    to_host: AtomicU64,
+    on_device: AtomicU64,
+    kernel_bytes: AtomicU64,
+    multiply_adds: AtomicU64,
+    calls: AtomicU64,
+    timeline: Mutex<Timeline>,
+    held: AtomicU64,
+    peak: AtomicU64,
+}
+
+fn count(counter: &AtomicU64, by: usize) {
+    counter.fetch_add(by as u64, Ordering::Relaxed);
+}
+
+impl Counters {
+    fn timeline(&self) -> MutexGuard<'_, Timeline> {
+        self.timeline.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the kernels that are launched next read, write and multiply.
+    pub(crate) fn kernel(&self, bytes: usize, multiply_adds: usize) {
+        count(&self.kernel_bytes, bytes);
+        count(&self.multiply_adds, multiply_adds);
+        let mut timeline = self.timeline();
+        timeline.bytes += bytes;
+        timeline.multiply_adds += multiply_adds;
+    }
+
+    /// How many products a thread of the next kernel computes one after the other, where that is what it waits for.
+    pub(crate) fn chained(&self, products: usize) {
+        self.timeline().chained += products;
+    }
+
+    /// Calls the driver. A failed call counts as one that has not been made.
+    pub(crate) fn call<T, E>(&self, call: Call, made: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        let idle = self.timeline().begin(Instant::now());
+        let result = made()?;
+        count(&self.calls, 1);
+        match call {
+            Call::Launch => count(&self.launches, 1),
+            Call::ToDevice { bytes, .. } => count(&self.to_device, bytes),
+            Call::ToHost { bytes } => count(&self.to_host, bytes),
+            Call::OnDevice { bytes } | Call::Fill { bytes } => count(&self.on_device, bytes),
+            Call::Allocate | Call::Synchronise => {}
+        }
+        self.timeline().end(call, Instant::now(), idle);
+        Ok(result)
     }
 
     pub(crate) fn hold(&self, bytes: usize) {
@@ -126,6 +278,9 @@ impl Counters {
 
     pub(crate) fn work(&self) -> Work {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let timeline = self.timeline();
+        // What it waits for now is not over.
+        let waiting = (timeline.host_ns - timeline.device_ns).max(0.0);
         Work {
             launches: read(&self.launches),
             to_device_bytes: read(&self.to_device),
@@ -133,7 +288,10 @@ impl Counters {
             on_device_bytes: read(&self.on_device),
             kernel_bytes: read(&self.kernel_bytes),
             multiply_adds: read(&self.multiply_adds),
-            waited_ns: read(&self.waited_ns),
+            waited_ns: timeline.waited_ns as u64,
+            calls: read(&self.calls),
+            modelled_ns: timeline.host_ns.max(timeline.device_ns) as u64,
+            modelled_waited_ns: (timeline.modelled_waited_ns + waiting) as u64,
         }
     }
 }

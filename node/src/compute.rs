@@ -47,6 +47,11 @@ pub struct OnDevice {
     pub wall_ms: f64,
     /// How much of that the device had nothing to do, waiting for the host, in milliseconds.
     pub waited_ms: f64,
+    /// What the same would take an H100 by the model of `docs/gpu.md`, in milliseconds, and how much of that it would wait for
+    /// the host.
+    pub modelled_ms: f64,
+    /// See there.
+    pub modelled_waited_ms: f64,
     /// What it could do at most, where its driver tells.
     pub ceilings: Option<Ceilings>,
     /// Stages of the proof, in order.
@@ -148,6 +153,8 @@ impl Compute {
             peak_bytes: measured.peak_bytes,
             wall_ms: measured.wall_ms,
             waited_ms: measured.waited_ms,
+            modelled_ms: measured.modelled_ms,
+            modelled_waited_ms: measured.modelled_waited_ms,
             ceilings,
             stages: measured.stages.into_iter().map(of).collect(),
         }))

@@ -149,7 +149,7 @@ mod tests {
             usable,
             fixed: &key.fixed,
             sigma: &key.sigma,
-            shape: Shape { columns: 0, products: 0, openings: 0, identity: &identity },
+            shape: Shape { columns: 0, products: 0, openings: 0, points: 0, identity: &identity },
         };
         let loaded = backend.load(&setup).unwrap();
         let tail = |column: usize| -> Vec<Fr> {

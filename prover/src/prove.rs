@@ -262,6 +262,8 @@ impl<'a, B: Backend> Prover<'a, B> {
         beside: Option<Beside<'_>>,
     ) -> Result<Proved, ProveError> {
         self.check(instances, committed)?;
+        // Whatever the outcome.
+        let _wiped = Wiped(self.backend);
         let proved = Run {
             prover: self,
             transcript: Blake2bWrite::<_, _, Challenge255<_>>::init(Vec::new()),
@@ -317,6 +319,25 @@ impl<'a, B: Backend> Prover<'a, B> {
         let columns = self.backend.columns(&self.loaded, list)?;
         let points = self.commit_fresh(&indices, &columns, committed)?;
         Ok(Taken { columns, points })
+    }
+
+    /// Hands copies of columns to the backend: those that are committed to as such that may last.
+    fn take_copies(
+        &self,
+        given: &[(usize, Column)],
+        committed: &[Committed],
+    ) -> Result<Vec<B::Column>, BackendError> {
+        let (mut lasting, mut others) = (Vec::new(), Vec::new());
+        for (index, values) in given {
+            let lasts = place_of(committed, *index).is_some();
+            if lasts { &mut lasting } else { &mut others }.push(values.clone());
+        }
+        let mut lasting = self.backend.lasting_columns(&self.loaded, lasting)?.into_iter();
+        let mut others = self.backend.columns(&self.loaded, others)?.into_iter();
+        let next = |(index, _): &(usize, Column)| {
+            if place_of(committed, *index).is_some() { lasting.next() } else { others.next() }
+        };
+        Ok(given.iter().filter_map(next).collect())
     }
 
     /// Commits to the columns that are not committed to.
@@ -519,6 +540,15 @@ impl<P> Drop for Limbs<P> {
     }
 }
 
+/// Has the backend overwrite what a proof leaves behind, when the proof's columns are gone.
+struct Wiped<'b, B: Backend>(&'b B);
+
+impl<B: Backend> Drop for Wiped<'_, B> {
+    fn drop(&mut self) {
+        self.0.wipe();
+    }
+}
+
 /// A witness's columns. Field elements are overwritten when it is dropped; integers belong to whoever made them.
 struct Given(Vec<(usize, Column)>);
 
@@ -651,8 +681,7 @@ impl<B: Backend> Run<'_, '_, B> {
         self.stage("commit")?;
         let indices: Vec<usize> = first.0.iter().map(|(index, _)| *index).collect();
         let (taken, blinds, mut stream) = if backend.is_elsewhere() {
-            let copies = first.0.iter().map(|(_, values)| values.clone()).collect();
-            let taken = backend.columns(loaded, copies).map_err(self.failed())?;
+            let taken = prover.take_copies(&first.0, committed).map_err(self.failed())?;
             // The host draws blinding values, and multiplies by them, while the device commits to what they blind.
             let failed = self.failed();
             let (points, blinds, stream) = std::thread::scope(|scope| {
@@ -996,27 +1025,27 @@ impl<B: Backend> Run<'_, '_, B> {
         let numerators = backend.combine(loaded, columns, &combinations).map_err(self.failed())?;
         self.lap(Part::Open, "opening combinations");
 
-        let points = |rotations: &[u64]| -> Vec<Fr> {
-            rotations.iter().map(|rotation| x * omega.pow_vartime([*rotation])).collect()
-        };
         let mut all: Vec<u64> = sets.iter().flat_map(|set| set.rotations.clone()).collect();
         all.sort_unstable();
         all.dedup();
-        let quotients: Vec<B::Poly> = sets
-            .iter()
-            .zip(&numerators)
-            .map(|(set, numerator)| backend.divide(loaded, numerator, &points(&set.rotations)))
-            .collect::<Result<_, _>>()
-            .map_err(self.failed())?;
-        let h = Combination {
-            columns: Vec::new(),
-            polys: quotients.iter().zip(powers(v)).collect(),
-            sparse: Vec::new(),
-        };
-        let mut h = backend.combine(loaded, columns, &[h]).map_err(self.failed())?;
-        let Some(h) = h.pop() else {
-            return Err(ProveError::Unsatisfied);
-        };
+        let point = |rotation: u64| x * omega.pow_vartime([rotation]);
+        let mut dividends: Vec<Combination<'_, B::Poly>> = Vec::with_capacity(all.len());
+        for &t in &all {
+            let mut polys = Vec::new();
+            for ((set, numerator), power) in sets.iter().zip(&numerators).zip(powers(v)) {
+                if set.rotations.contains(&t) {
+                    let others = set.rotations.iter().filter(|&&r| r != t);
+                    let product: Fr = others.map(|&r| point(t) - point(r)).product();
+                    // Points differ unless `x` is zero.
+                    let inverse = Option::<Fr>::from(product.invert()).ok_or(ProveError::Unsatisfied)?;
+                    polys.push((numerator, power * inverse));
+                }
+            }
+            dividends.push(Combination { columns: Vec::new(), polys, sparse: Vec::new() });
+        }
+        let dividends = backend.combine(loaded, columns, &dividends).map_err(self.failed())?;
+        let terms: Vec<(&B::Poly, Fr)> = dividends.iter().zip(all.iter().map(|&t| point(t))).collect();
+        let h = backend.divide(loaded, &terms).map_err(self.failed())?;
         let point = backend.commit_polys(loaded, &[&h]).map_err(self.failed())?;
         self.write_points(&point)?;
         self.lap(Part::Open, "opening quotient");
@@ -1038,7 +1067,7 @@ impl<B: Backend> Run<'_, '_, B> {
         polys.push((&h, -vanish(&mut all.iter().copied()) * first));
         let linear = Combination { columns: Vec::new(), polys, sparse: Vec::new() };
         let linear = backend.combine(loaded, columns, &[linear]).map_err(self.failed())?;
-        let witness = backend.divide(loaded, &linear[0], &[u]).map_err(self.failed())?;
+        let witness = backend.divide(loaded, &[(&linear[0], u)]).map_err(self.failed())?;
         let point = backend.commit_polys(loaded, &[&witness]).map_err(self.failed())?;
         self.write_points(&point)?;
         self.lap(Part::Open, "opening witness");
@@ -1098,10 +1127,12 @@ fn products_of(key: &ProvingKey) -> usize {
 pub(crate) fn shape_of<'i>(key: &ProvingKey, identity: &'i Identity) -> Shape<'i> {
     let cs = key.vk().cs();
     let products = products_of(key);
+    let sets = rotation_sets(key, products);
     Shape {
         columns: cs.num_advice_columns() + cs.num_instance_columns(),
         products,
-        openings: rotation_sets(key, products).len(),
+        openings: sets.len(),
+        points: sets.iter().flat_map(|set| &set.rotations).collect::<HashSet<_>>().len(),
         identity,
     }
 }

@@ -2,6 +2,7 @@
 #include "columns.cu"
 #include "field.cu"
 #include "linked.cu"
+#include "memory.cu"
 #include "msm.cu"
 #include "ntt.cu"
 #include "permutation.cu"

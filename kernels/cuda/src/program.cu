@@ -1,4 +1,4 @@
-// Straight-line arithmetic on every row of some columns: the numerator of the quotient on a coset.
+// Straight-line arithmetic on every row of some columns: the numerator of the quotient on a coset, the parts of gates.
 //
 // A register machine with an accumulator. A thread runs the whole program for its row; registers are in shared
 // memory where they fit, in global memory otherwise, thread next to thread in planes of 16 bytes, so that no access
@@ -25,17 +25,19 @@ struct alignas(16) Instruction {
 
 constexpr u32 PROGRAM_THREADS = 64;
 
-// out[i] = scale * program(row i). Shared memory: 2048 bytes a register, none where there is scratch.
+// out[p][i] = scale * program p(row i), `blocks_each` blocks a program. Shared memory: 2048 bytes a register, none where
+// there is scratch.
 LAMINA_KERNEL(PROGRAM_THREADS, program_run)(
-    Fr *out,                  // [n]
+    Fr *out,                  // [programs, n]
     const Fr *columns,        // [columns, n]
-    const Instruction *code,  // [instructions]
+    const Instruction *code,  // of all programs
+    const u32 *starts,        // [programs + 1]: where each begins, and the last ends
     const Fr *constants,
     Quad *scratch,            // [2, registers, 64 * blocks], or null
     Fr scale,
     u32 n,
-    u32 instructions,
-    u32 registers)
+    u32 registers,
+    u32 blocks_each)
 {
   LAMINA_SHARED(Quad, shared);
   // Register r of this thread is at r stride + own.
@@ -43,11 +45,12 @@ LAMINA_KERNEL(PROGRAM_THREADS, program_run)(
   const u32 own = scratch ? global_thread() : threadIdx.x;
   Quad *const low = scratch ? scratch : shared;
   const Planes planes = {low, low + registers * stride};
+  const u32 program = blockIdx.x / blocks_each, begin = starts[program], end = starts[program + 1];
 #pragma unroll 1
-  for (u32 i = global_thread(); i < n; i += gridDim.x * PROGRAM_THREADS) {
+  for (u32 i = blockIdx.x % blocks_each * PROGRAM_THREADS + threadIdx.x; i < n; i += blocks_each * PROGRAM_THREADS) {
     Fr acc = fp_zero<FrParameters>();
 #pragma unroll 1
-    for (u32 pc = 0; pc < instructions; pc++) {
+    for (u32 pc = begin; pc < end; pc++) {
       const Instruction in = code[pc];
       if (in.opcode == STORE) {
         planes_store(planes, in.place * stride + own, acc);
@@ -74,7 +77,7 @@ LAMINA_KERNEL(PROGRAM_THREADS, program_run)(
         acc = in.opcode == ADD_TERM ? acc + operand : acc - operand;
       }
     }
-    out[i] = canonical(acc * scale);
+    out[(u64)program * n + i] = canonical(acc * scale);
   }
 }
 LAMINA_EXPORT(program_run)

@@ -17,8 +17,16 @@ pub fn emulation() -> Option<Mode> {
     }
 }
 
-/// The device that was asked for, and no other.
+/// The device that was asked for, and no other. Every buffer of it is allocated and freed by itself, so that uses of one that is gone
+/// are seen.
 pub fn device() -> Device {
+    let device = keeping_device();
+    device.keep_at_most(0);
+    device
+}
+
+/// The device as provers have it: what buffers leave behind is kept.
+pub fn keeping_device() -> Device {
     match emulation() {
         Some(mode) => {
             lamina_kernels_emu::install(mode);

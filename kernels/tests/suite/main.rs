@@ -16,3 +16,5 @@ mod polynomial;
 mod program;
 mod reference;
 mod scan;
+mod store;
+

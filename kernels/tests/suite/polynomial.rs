@@ -40,14 +40,38 @@ fn values_and_quotients_are_arkworks() {
             let (quotient, _) = DenseOrSparsePolynomial::from(&reference).divide_with_q_and_r(&by).unwrap();
             let mut expected: Vec<Fr> = quotient.coeffs.iter().map(from_ark).collect();
             expected.resize(len - 1, Fr::ZERO);
-            let out = device.divide(&on_device, root).unwrap();
+            let out = device.divide(&[(&on_device, root)]).unwrap();
             assert_eq!(out.rows(), len - 1);
             assert_eq!(out.column(&device, 0).unwrap(), expected, "{len}");
         }
     }
     let empty = single::<Fr>(&device, &[]);
     assert_eq!(device.evaluate_polys(&[&empty], Fr::ONE).unwrap(), [Fr::ZERO]);
-    assert_eq!(device.divide(&empty, Fr::ONE).unwrap().rows(), 0);
+    assert_eq!(device.divide(&[(&empty, Fr::ONE)]).unwrap().rows(), 0);
+    assert_eq!(device.divide(&[]).unwrap().rows(), 0);
+}
+
+#[test]
+fn quotients_of_different_lengths_are_summed() {
+    let device = device();
+    let lengths = [700, 9, 1, 2, 1029, 1028, 0];
+    let roots: Vec<Fr> = [Fr::ZERO, -Fr::ONE, Fr::ONE, Fr::ZERO].into_iter().chain(elements(40, 3)).collect();
+    let polys: Vec<_> = lengths.iter().map(|len| elements::<Fr>(*len, *len as u8)).collect();
+    let on_device: Vec<_> = polys.iter().map(|poly| single(&device, poly)).collect();
+    let terms: Vec<_> = on_device.iter().zip(roots[roots.len() - 3..].iter().chain(&roots).copied()).collect();
+    let mut expected = vec![Fr::ZERO; 1028];
+    for (poly, (_, root)) in polys.iter().zip(&terms) {
+        // Horner's rule: what is carried from a coefficient to the next is the quotient's.
+        let mut carry = Fr::ZERO;
+        for (i, coefficient) in poly.iter().enumerate().rev() {
+            if i + 1 < poly.len() {
+                expected[i] += carry;
+            }
+            carry = carry * root + coefficient;
+        }
+    }
+    let out = device.divide(&terms).unwrap();
+    assert_eq!(out.column(&device, 0).unwrap(), expected);
 }
 
 #[test]

@@ -59,11 +59,16 @@ fn random_programs_do_what_they_say() {
             });
         }
         let scale = Fr::random(&mut rng);
-        let program = Program::new(&device, rows, &code).unwrap();
+        // Beside it one that is shorter, one that does nothing, and itself again.
+        let short = vec![Instruction::Load(Place::Column { column: 1, rotation: 1 }), Instruction::Store(0)];
+        let codes = [code.clone(), short, vec![], code];
+        let program = Program::new(&device, rows, &codes).unwrap();
         assert_eq!(program.registers(), registers as usize);
         let out = device.run(&program, &matrix(&device, &columns), scale).unwrap();
-        let expected: Vec<Fr> = (0..rows).map(|row| scale * interpret(&code, &columns, row)).collect();
-        assert_eq!(out.column(&device, 0).unwrap(), expected, "{registers} registers");
+        for (at, code) in codes.iter().enumerate() {
+            let expected: Vec<Fr> = (0..rows).map(|row| scale * interpret(code, &columns, row)).collect();
+            assert_eq!(out.column(&device, at).unwrap(), expected, "program {at}, {registers} registers");
+        }
     }
 }
 
@@ -71,15 +76,19 @@ fn random_programs_do_what_they_say() {
 fn programs_that_read_what_is_not_there_are_typed_errors() {
     let device = device();
     let shape = |error: Error| assert!(matches!(error, Error::Shape { .. }), "{error}");
-    shape(Program::new(&device, 4, &[Instruction::Load(Place::Register(0))]).unwrap_err());
-    let code = [Instruction::Load(Place::Column { column: 1, rotation: 0 })];
-    let program = Program::new(&device, 4, &code).unwrap();
+    let reads = vec![Instruction::Load(Place::Register(0))];
+    shape(Program::new(&device, 4, std::slice::from_ref(&reads)).unwrap_err());
+    // What another program stored is not this one's.
+    let stores = vec![Instruction::Constant(Fr::ONE), Instruction::Store(0)];
+    shape(Program::new(&device, 4, &[stores, reads]).unwrap_err());
+    let code = vec![Instruction::Load(Place::Column { column: 1, rotation: 0 })];
+    let program = Program::new(&device, 4, &[code]).unwrap();
     shape(device.run(&program, &matrix(&device, &[vec![Fr::ONE; 4]]), Fr::ONE).unwrap_err());
     shape(
         device.run(&program, &matrix(&device, &[vec![Fr::ONE; 5], vec![Fr::ONE; 5]]), Fr::ONE).unwrap_err(),
     );
     // No instruction at all: zero.
-    let nothing = Program::new(&device, 4, &[]).unwrap();
+    let nothing = Program::new(&device, 4, &[vec![]]).unwrap();
     let out = device.run(&nothing, &matrix(&device, &[]), Fr::ONE).unwrap();
     assert_eq!(out.column(&device, 0).unwrap(), [Fr::ZERO; 4]);
 }

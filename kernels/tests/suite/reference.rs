@@ -19,7 +19,7 @@ fn transforms_cosets_and_commitments_are_those_of_the_reference() {
     let n = 1usize << k;
     let bases = Bases::new(&ParamsKZG::setup(k, rng(1)), k).unwrap();
     let identity = Identity::empty(0);
-    let shape = Shape { columns: 0, products: 0, openings: 0, identity: &identity };
+    let shape = Shape { columns: 0, products: 0, openings: 0, points: 0, identity: &identity };
     let setup = Setup { bases: &bases, degree: 5, usable: n - 6, fixed: &[], sigma: &[], shape };
     assert_eq!(Reference.name(), "reference");
     let key = Reference.load(&setup).unwrap();

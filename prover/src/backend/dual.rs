@@ -98,6 +98,21 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         self.same_columns("columns", key, left, right)
     }
 
+    fn lasting_columns(
+        &self,
+        key: &Self::Key,
+        list: Vec<Column>,
+    ) -> Result<Vec<Self::Column>, BackendError> {
+        let left = self.0.lasting_columns(&key.0, list.clone())?;
+        let right = self.1.lasting_columns(&key.1, list)?;
+        self.same_columns("columns", key, left, right)
+    }
+
+    fn wipe(&self) {
+        self.0.wipe();
+        self.1.wipe();
+    }
+
     fn blind(
         &self,
         key: &Self::Key,
@@ -246,9 +261,11 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         self.same_polys("combine", key, left, right)
     }
 
-    fn divide(&self, key: &Self::Key, poly: &Self::Poly, roots: &[Fr]) -> Result<Self::Poly, BackendError> {
-        let left = self.0.divide(&key.0, &poly.0, roots)?;
-        let right = self.1.divide(&key.1, &poly.1, roots)?;
+    fn divide(&self, key: &Self::Key, terms: &[(&Self::Poly, Fr)]) -> Result<Self::Poly, BackendError> {
+        let left: Vec<_> = terms.iter().map(|(poly, root)| (&poly.0, *root)).collect();
+        let right: Vec<_> = terms.iter().map(|(poly, root)| (&poly.1, *root)).collect();
+        let left = self.0.divide(&key.0, &left)?;
+        let right = self.1.divide(&key.1, &right)?;
         agree("divide", self.0.read_poly(&key.0, &left)?, self.1.read_poly(&key.1, &right)?);
         Ok((left, right))
     }

@@ -57,6 +57,8 @@ pub struct Shape<'a> {
     pub products: usize,
     /// Sets of points that polynomials are opened at.
     pub openings: usize,
+    /// Points in all of them.
+    pub points: usize,
     /// The identity; without nodes where no quotient will be asked for.
     pub identity: &'a Identity,
 }
@@ -138,6 +140,19 @@ pub trait Backend: Sync {
 
     /// Takes over columns: values from row 0 on, zeros in rows that are not given.
     fn columns(&self, key: &Self::Key, list: Vec<Column>) -> Result<Vec<Self::Column>, BackendError>;
+
+    /// The same for columns that later proofs are likely to have too, in the same memory: weights, which a backend elsewhere may
+    /// keep.
+    fn lasting_columns(
+        &self,
+        key: &Self::Key,
+        list: Vec<Column>,
+    ) -> Result<Vec<Self::Column>, BackendError> {
+        self.columns(key, list)
+    }
+
+    /// A proof has ended, or failed: what is left of it in memory that the backend keeps for later proofs is overwritten.
+    fn wipe(&self) {}
 
     /// The same columns with `tails` in their last rows, whatever was there: one tail a column, all of one length.
     fn blind(
@@ -249,6 +264,6 @@ pub trait Backend: Sync {
         combinations: &[Combination<'_, Self::Poly>],
     ) -> Result<Vec<Self::Poly>, BackendError>;
 
-    /// The quotient of `poly` by `prod_r (X - r)`, without the remainder.
-    fn divide(&self, key: &Self::Key, poly: &Self::Poly, roots: &[Fr]) -> Result<Self::Poly, BackendError>;
+    /// `sum_t floor(poly_t / (X - root_t))`, without the remainders.
+    fn divide(&self, key: &Self::Key, terms: &[(&Self::Poly, Fr)]) -> Result<Self::Poly, BackendError>;
 }

@@ -418,21 +418,18 @@ impl Backend for Reference {
             .collect())
     }
 
-    fn divide(&self, _key: &ReferenceKey, poly: &Vec<Fr>, roots: &[Fr]) -> Result<Vec<Fr>, BackendError> {
-        let mut divisor = vec![Fr::ONE];
-        for root in roots {
-            divisor = multiply(&divisor, &[-root, Fr::ONE]);
-        }
-        let mut rest = poly.clone();
-        let degree = divisor.len() - 1;
-        let mut quotient = vec![Fr::ZERO; rest.len().saturating_sub(degree)];
-        for i in (0..quotient.len()).rev() {
-            let lead = rest[i + degree];
-            quotient[i] = lead;
-            for (j, d) in divisor.iter().enumerate() {
-                rest[i + j] -= lead * d;
+    fn divide(&self, _key: &ReferenceKey, terms: &[(&Vec<Fr>, Fr)]) -> Result<Vec<Fr>, BackendError> {
+        let mut sum = Vec::new();
+        for (poly, root) in terms {
+            let mut rest = (*poly).clone();
+            let mut quotient = vec![Fr::ZERO; rest.len().saturating_sub(1)];
+            for i in (0..quotient.len()).rev() {
+                let lead = rest[i + 1];
+                quotient[i] = lead;
+                rest[i] += lead * root;
             }
+            add(&mut sum, &quotient, Fr::ONE);
         }
-        Ok(quotient)
+        Ok(sum)
     }
 }

@@ -716,9 +716,9 @@ impl Backend for Cpu {
             .collect())
     }
 
-    fn divide(&self, _key: &CpuKey, poly: &Vec<Fr>, roots: &[Fr]) -> Result<Vec<Fr>, BackendError> {
-        let mut quotient = poly.clone();
-        for root in roots {
+    fn divide(&self, _key: &CpuKey, terms: &[(&Vec<Fr>, Fr)]) -> Result<Vec<Fr>, BackendError> {
+        let quotient = |(poly, root): &(&Vec<Fr>, Fr)| {
+            let mut quotient = (*poly).clone();
             let mut carry = Fr::ZERO;
             for value in quotient.iter_mut().rev() {
                 let next = *value + carry * root;
@@ -726,7 +726,14 @@ impl Backend for Cpu {
                 carry = next;
             }
             quotient.pop();
+            quotient
+        };
+        let quotients: Vec<Vec<Fr>> = terms.par_iter().map(quotient).collect();
+        let longest = quotients.iter().map(Vec::len).max().unwrap_or(0);
+        let mut sum = vec![Fr::ZERO; longest];
+        for quotient in &quotients {
+            sum.iter_mut().zip(quotient).for_each(|(sum, value)| *sum += value);
         }
-        Ok(quotient)
+        Ok(sum)
     }
 }

@@ -155,12 +155,8 @@ impl Cuda {
         let device = &self.device;
         let values = self.slot_values(key, columns, &solving.slots, scalars)?;
         let evaluated = |programs: &[Program]| -> Result<Matrix<Fr>, BackendError> {
-            let mut all = Matrix::zeros(device, programs.len(), key.n)?;
-            for (at, program) in programs.iter().enumerate() {
-                let code = DeviceProgram::new(device, key.n, &instructions(program, scalars))?;
-                all.place(device, at, &device.run(&code, &values, Fr::ONE)?)?;
-            }
-            Ok(all)
+            let codes: Vec<_> = programs.iter().map(|program| instructions(program, scalars)).collect();
+            Ok(device.run(&DeviceProgram::new(device, key.n, &codes)?, &values, Fr::ONE)?)
         };
         let inverses = device.invert(&evaluated(&solving.factors)?)?;
         let (rests, links) = (evaluated(&solving.rests)?, evaluated(&solving.links)?);

@@ -19,6 +19,10 @@ pub struct Measured {
     pub wall_ms: f64,
     /// How much of it the device had nothing to do, waiting for the host ([`Work::waited_ns`]). In milliseconds.
     pub waited_ms: f64,
+    /// What the same would take an H100, by a model ([`Work::modelled_ns`]). In milliseconds.
+    pub modelled_ms: f64,
+    /// How much of that the modelled device would wait for the host. In milliseconds.
+    pub modelled_waited_ms: f64,
     /// The stages, in order.
     pub stages: Vec<MeasuredStage>,
 }
@@ -62,6 +66,7 @@ impl Recording {
     pub(super) fn finish(mut self, device: &Device) -> Result<Measured, BackendError> {
         let wall_ms = self.started.elapsed().as_secs_f64() * 1e3;
         self.begin(device, "done");
+        let work = device.work().since(&self.before);
         if let Some(failure) = self.failure {
             return Err(failure.into());
         }
@@ -73,7 +78,9 @@ impl Recording {
             device: device.name().to_owned(),
             peak_bytes: device.peak_bytes(),
             wall_ms,
-            waited_ms: device.work().since(&self.before).waited_ns as f64 / 1e6,
+            waited_ms: work.waited_ns as f64 / 1e6,
+            modelled_ms: work.modelled_ns as f64 / 1e6,
+            modelled_waited_ms: work.modelled_waited_ns as f64 / 1e6,
             stages: stages.collect::<Result<_, BackendError>>()?,
         })
     }

@@ -3,6 +3,7 @@
 mod derive;
 mod measure;
 mod plan;
+mod resident;
 mod upload;
 
 use std::{
@@ -19,7 +20,7 @@ use lamina_kernels::{
     Program as DeviceProgram, Term,
 };
 
-use self::measure::Recording;
+use self::{measure::Recording, resident::Resident};
 pub use self::{
     derive::CudaDerivation,
     measure::{Measured, MeasuredStage},
@@ -41,8 +42,8 @@ use crate::{
 
 /// The backend for CUDA devices.
 ///
-/// Columns of integers stay integers on the device, of 8 bits where all values fit. Everything of a proof is overwritten before
-/// its memory is freed. The first proof with a key is verified before it is handed out.
+/// Columns of integers stay integers on the device, of 8 bits where all values fit. Everything of a proof is overwritten when it has
+/// ended, but for weights, which stay for the next. The first proof with a key is verified before it is handed out.
 #[derive(Clone, Debug)]
 pub struct Cuda {
     device: Device,
@@ -55,10 +56,15 @@ pub struct Cuda {
     /// Bytes that tables of multiples of a list of bases may take, at most a quarter of what the plan leaves; commitments to
     /// field elements take 29 % fewer products with them at 2^15 rows. They are made when a key is loaded.
     pub table_bytes: usize,
+    /// Bytes that weights may take which stay on the device from one proof to the next, at most half of what plan and tables leave;
+    /// they stay as long as the host has them, or until [`Cuda::forget`].
+    pub weight_bytes: usize,
     /// Compute the quotient's coefficients again for each coset even where all of them fit. For tests.
     pub streamed: bool,
     /// The stages since [`Cuda::measure`]. Clones share it.
     recording: Arc<Mutex<Option<Recording>>>,
+    /// Clones share it.
+    resident: Resident,
 }
 
 impl Cuda {
@@ -72,8 +78,10 @@ impl Cuda {
             memory_bytes: usize::MAX,
             round_bytes: plan::ROUND_BYTES,
             table_bytes: usize::MAX,
+            weight_bytes: usize::MAX,
             streamed: false,
             recording: Arc::default(),
+            resident: Resident::default(),
         })
     }
 
@@ -82,7 +90,14 @@ impl Cuda {
     /// # Errors
     /// [`BackendError::Device`].
     pub fn fork(&self) -> Result<Self, BackendError> {
-        Ok(Cuda { device: self.device.fork()?, recording: Arc::default(), ..self.clone() })
+        let (recording, resident) = (Arc::default(), Resident::default());
+        Ok(Cuda { device: self.device.fork()?, recording, resident, ..self.clone() })
+    }
+
+    /// Overwrites the weights that stayed on the device, and all else that is kept there for later proofs.
+    pub fn forget(&self) {
+        self.resident.clear();
+        self.wipe();
     }
 
     /// What the device could do at most; `None` where its driver does not tell.
@@ -141,6 +156,8 @@ pub struct CudaKey {
     quotient: Quotient,
     /// Whether the quotient's coefficients do not fit beside its values on a coset.
     streamed: bool,
+    /// Bytes that weights may take which stay.
+    weight_bytes: usize,
 }
 
 impl fmt::Debug for CudaKey {
@@ -190,7 +207,7 @@ impl Cuda {
             Slot::Combination(_) => None,
         };
         // Runs of columns are turned into field elements together.
-        let mut values = Matrix::zeros(&self.device, slots.len(), key.n)?;
+        let mut values = Matrix::uninitialised(&self.device, slots.len(), key.n)?;
         let mut at = 0;
         while at < slots.len() {
             let run: Vec<&DeviceColumn> = slots[at..].iter().map_while(alone).collect();
@@ -203,12 +220,10 @@ impl Cuda {
                         coefficient: scalars[*coefficient],
                     })
                     .collect();
-                values.place(&self.device, at, &self.device.combine_columns(&terms, key.n)?)?;
+                self.device.combine_columns_to(&mut values, at, &terms)?;
                 at += 1;
-            } else if run.len() == slots.len() {
-                return Ok(self.device.expand(&run, key.n)?);
             } else {
-                values.place(&self.device, at, &self.device.expand(&run, key.n)?)?;
+                self.device.expand_to(&mut values, at, &run)?;
                 at += run.len();
             }
         }
@@ -312,12 +327,17 @@ impl Backend for Cuda {
 
     fn load(&self, setup: &Setup<'_>) -> Result<CudaKey, BackendError> {
         let plan = Plan::new(setup.bases.k, setup.degree, setup.fixed, setup.sigma, &setup.shape);
-        let free = self.free_bytes()?;
+        let mut free = self.free_bytes()?;
+        if plan.needed(self.streamed) > free {
+            self.resident.clear();
+            free = self.free_bytes()?;
+        }
         let streamed = self.streamed || plan.needed(false) > free;
         if plan.needed(streamed) > free {
             return Err(BackendError::Plan { needed: plan.needed(streamed), free });
         }
         let tables = ((free - plan.needed(streamed)) / 4).min(self.table_bytes);
+        let weight_bytes = ((free - plan.needed(streamed) - tables) / 2).min(self.weight_bytes);
         let device = &self.device;
         let n = 1usize << setup.bases.k;
         let ntt = Ntt::new(device, setup.bases.k)?;
@@ -356,6 +376,7 @@ impl Backend for Cuda {
             columns,
             quotient: Quotient::new(setup.shape.identity, setup.bases.k, setup.degree - 1),
             streamed,
+            weight_bytes,
         };
         device.synchronize()?;
         Ok(key)
@@ -373,6 +394,17 @@ impl Backend for Cuda {
             }
         }
         taken
+    }
+
+    fn lasting_columns(&self, key: &CudaKey, list: Vec<Column>) -> Result<Vec<DeviceColumn>, BackendError> {
+        self.take_lasting(key, &list)
+    }
+
+    fn wipe(&self) {
+        // An error means that the device is lost, and its memory with it.
+        let _ = self.device.wipe();
+        let device = self.device.clone();
+        rayon::spawn(move || device.wipe_host());
     }
 
     fn blind(
@@ -507,7 +539,7 @@ impl Backend for Cuda {
         let device = &self.device;
         let (n, cosets) = (key.n, key.cosets.len());
         let Code { program, values } = &key.quotient.code(values);
-        let code = DeviceProgram::new(device, n, &instructions(program, values))?;
+        let code = DeviceProgram::new(device, n, &[instructions(program, values)])?;
         let slots = &program.slots;
         let round = self.round(n).min(slots.len().max(1));
         let coefficients = |slots: &[Slot]| -> Result<Matrix<Fr>, BackendError> {
@@ -518,7 +550,7 @@ impl Backend for Cuda {
         } else if round >= slots.len() {
             Some(coefficients(slots)?)
         } else {
-            let mut all = Matrix::zeros(device, slots.len(), n)?;
+            let mut all = Matrix::uninitialised(device, slots.len(), n)?;
             for (at, slots) in slots.chunks(round).enumerate() {
                 all.place(device, at * round, &coefficients(slots)?)?;
             }
@@ -529,7 +561,7 @@ impl Backend for Cuda {
             let values = match &kept {
                 Some(coefficients) => key.ntt.values_on(coset, coefficients)?,
                 None => {
-                    let mut values = Matrix::zeros(device, slots.len(), n)?;
+                    let mut values = Matrix::uninitialised(device, slots.len(), n)?;
                     for (at, slots) in slots.chunks(round).enumerate() {
                         let on_coset = key.ntt.values_on(coset, &coefficients(slots)?)?;
                         values.place(device, at * round, &on_coset)?;
@@ -612,11 +644,7 @@ impl Backend for Cuda {
             .collect()
     }
 
-    fn divide(&self, _key: &CudaKey, poly: &Matrix<Fr>, roots: &[Fr]) -> Result<Matrix<Fr>, BackendError> {
-        let Some((first, rest)) = roots.split_first() else {
-            return Ok(self.device.stack(&[poly], poly.rows())?);
-        };
-        let first = self.device.divide(poly, *first)?;
-        rest.iter().try_fold(first, |quotient, root| Ok(self.device.divide(&quotient, *root)?))
+    fn divide(&self, _key: &CudaKey, terms: &[(&Matrix<Fr>, Fr)]) -> Result<Matrix<Fr>, BackendError> {
+        Ok(self.device.divide(terms)?)
     }
 }

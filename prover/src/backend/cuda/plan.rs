@@ -90,7 +90,7 @@ impl Plan {
         let machine = ELEMENT * registers * 64 * n.div_ceil(64).min(1024);
         let scratch = (slots * column).min(SCRATCH_BYTES.max(column));
         let each = (limbs + 3) * column + machine + combine;
-        let open = 2 * shape.openings + 8;
+        let open = 2 * shape.openings + 4 * shape.points + 8;
         let widest = shape.columns.max(fixed.len() + sigma.len());
         Plan {
             key_bytes,

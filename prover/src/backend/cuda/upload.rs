@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use lamina_circuits::{Fr, witness::Column};
 use lamina_kernels::{Cell, Column as DeviceColumn};
 use rayon::prelude::*;
-use zeroize::{Zeroize, Zeroizing};
 
 use super::Cuda;
 use crate::{blinding::wipe, error::BackendError};
 
 /// Cells, of any width, to which a column's length is rounded up.
 const ALIGNED: usize = 16;
+
+/// The most that travels at once: the next are narrowed meanwhile.
+const TRANSFER_BYTES: usize = 1 << 25;
 
 /// Bits of the narrowest integers that hold a column's values, zero for field elements.
 fn bits(values: &Column) -> u32 {
@@ -53,7 +55,7 @@ fn len(values: &Column) -> usize {
 
 impl Cuda {
     /// Columns of `n` rows of the narrowest cells that hold their values. Nothing but the time of later steps depends on the
-    /// choice. Columns of one width travel together, as many as a round holds.
+    /// choice. Columns of one width travel together, as many as a transfer holds.
     pub(super) fn device_columns(
         &self,
         n: usize,
@@ -89,23 +91,21 @@ impl Cuda {
     /// Columns of integers that fit `T`.
     fn integers<T>(&self, n: usize, list: &[&Column]) -> Result<Vec<DeviceColumn>, BackendError>
     where
-        T: Cell + TryFrom<i16> + TryFrom<i32> + Default + Zeroize + Send,
+        T: Cell + TryFrom<i16> + TryFrom<i32> + Send,
     {
         // Each column begins where kernels load 16 bytes at once.
         let rows = list.iter().map(|values| len(values)).max().unwrap_or(0).next_multiple_of(ALIGNED).min(n);
-        let round = (self.round_bytes / (size_of::<T>() * rows.max(1))).max(1);
+        let round = (self.round_bytes.min(TRANSFER_BYTES) / (size_of::<T>() * rows.max(1))).max(1);
         let mut columns = Vec::with_capacity(list.len());
         for list in list.chunks(round) {
-            let mut cells: Zeroizing<Vec<T>> = Zeroizing::new(Vec::with_capacity(list.len() * rows));
-            cells.resize_with(list.len() * rows, T::default);
-            cells.par_chunks_mut(rows.max(1)).zip(list).for_each(|(to, values)| match values {
-                Column::I16(values) => cut(values, to),
-                Column::I32(values) => cut(values, to),
-                Column::Field(_) => unreachable!("field elements have no width"),
-            });
-            columns.extend(DeviceColumn::list(&self.device, list.len(), n, &cells)?);
-            // Overwriting them is nothing that the device should wait for.
-            rayon::spawn(|| drop(cells));
+            let narrow = |cells: &mut [T]| {
+                cells.par_chunks_mut(rows.max(1)).zip(list).for_each(|(to, values)| match values {
+                    Column::I16(values) => cut(values, to),
+                    Column::I32(values) => cut(values, to),
+                    Column::Field(_) => unreachable!("field elements have no width"),
+                });
+            };
+            columns.extend(DeviceColumn::filled(&self.device, [list.len(), rows], n, narrow)?);
         }
         Ok(columns)
     }
