@@ -164,16 +164,7 @@ impl Column {
         let address = matrix.buffer.base() + (at * rows * size_of::<T>()) as u64;
         let owner: Arc<Matrix<T>> = matrix.clone();
         at_most("rows of a column, at most", i32::MAX as usize, rows)?;
-        Ok(Column {
-            owner,
-            address,
-            kind: T::KIND,
-            bits: T::BITS,
-            len: rows,
-            rows,
-            tail: None,
-            tail_len: 0,
-        })
+        Ok(Column { owner, address, kind: T::KIND, bits: T::BITS, len: rows, rows, tail: None, tail_len: 0 })
     }
 
     /// The same columns with field elements in their last rows, in one transfer; cells that lay there are not part of them any

@@ -223,7 +223,9 @@ impl Device {
             pieces.extend(starts.map(|at| [address + at, WIPE_BYTES.min(bytes - at)]));
         }
         let total: usize = dirty.iter().map(CudaSlice::len).sum();
-        let list = Buffer::from_host(self, &pieces)?;
+        // Of few sizes, so that it is among what is kept: there are a few pieces more or fewer each time.
+        let mut list = Buffer::new(self, pieces.len().next_multiple_of(1024))?;
+        list.write(self, 0, &pieces)?;
         self.counters.kernel(total, 0);
         let grid = Grid { blocks: pieces.len(), threads: 256, shared_bytes: 0 };
         // SAFETY: `memory_wipe`. Addresses of memory that nothing else holds, and its bytes.
@@ -293,7 +295,7 @@ impl Device {
         self.counters.work()
     }
 
-    /// The most bytes that buffers held at once, since the device was opened or [`Device::restart_peak`] was called.
+    /// The most bytes that were allocated at once, kept ones included, since the device was opened or [`Device::restart_peak`] was called.
     pub fn peak_bytes(&self) -> u64 {
         self.counters.peak()
     }

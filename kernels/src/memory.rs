@@ -192,7 +192,13 @@ impl<T: Plain> Buffer<T> {
     }
 
     /// Copies `len` values from pinned memory to position `at`.
-    fn write_pinned(&mut self, device: &Device, at: usize, mut pinned: Pinned, len: usize) -> Result<(), Error> {
+    fn write_pinned(
+        &mut self,
+        device: &Device,
+        at: usize,
+        mut pinned: Pinned,
+        len: usize,
+    ) -> Result<(), Error> {
         assert!(at + len <= self.len, "beyond the buffer");
         if len == 0 {
             device.store.put_pinned([pinned]);
@@ -202,7 +208,8 @@ impl<T: Plain> Buffer<T> {
         let bytes = pinned.first(len * size_of::<T>());
         let copy = Call::ToDevice { bytes: bytes.len(), pinned: true };
         // SAFETY: the target is within this buffer; the source stays as it is until a wait for the stream has returned.
-        let copied = device.counters.call(copy, || unsafe { result::memcpy_htod_async(target, bytes, stream) });
+        let copied =
+            device.counters.call(copy, || unsafe { result::memcpy_htod_async(target, bytes, stream) });
         let full = device.store.fly(pinned);
         copied.map_err(Error::driver("copy to the device"))?;
         if full { device.synchronize() } else { Ok(()) }
@@ -218,7 +225,8 @@ impl<T: Plain> Buffer<T> {
         let (target, stream) = (self.base() + (at * size_of::<T>()) as u64, device.stream.cu_stream());
         let copy = Call::ToDevice { bytes: bytes.len(), pinned: false };
         // SAFETY: the target is within this buffer; the driver reads pageable memory before it returns.
-        let copied = device.counters.call(copy, || unsafe { result::memcpy_htod_async(target, bytes, stream) });
+        let copied =
+            device.counters.call(copy, || unsafe { result::memcpy_htod_async(target, bytes, stream) });
         copied.map_err(Error::driver("copy to the device"))
     }
 

@@ -427,7 +427,7 @@ impl Msm {
         let tasks = columns * windows;
         let (mut log_nodes, mut log_span) = (window - 1, 0);
         // Two additions a bucket.
-        device.counters.kernel(256 * tasks << log_nodes, 2 * ADD * PRODUCT * tasks << log_nodes);
+        device.counters.kernel((256 * tasks) << log_nodes, (2 * ADD * PRODUCT * tasks) << log_nodes);
         let mut plain = sums;
         let mut weighted: Option<Buffer<Xyzz>> = None;
         while log_nodes > 0 {
@@ -444,7 +444,7 @@ impl Msm {
                 log_each.into(),
                 (total as u64).into(),
             ];
-            device.counters.chained(2 * ADD << log_each);
+            device.counters.chained((2 * ADD) << log_each);
             // SAFETY: `msm_reduce`. All are [tasks, nodes], the outputs with 2^log_each times fewer nodes.
             unsafe { device.launch("msm_reduce", Grid::of(total, 128), &arguments) }?;
             plain = next;

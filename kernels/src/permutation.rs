@@ -63,11 +63,8 @@ impl Device {
                 .take(count)
                 .collect();
         let mut pack = Pack::default();
-        let places = [
-            pack.push(&described(of.columns, n)?),
-            pack.push(&described(of.sigmas, n)?),
-            pack.push(&own),
-        ];
+        let places =
+            [pack.push(&described(of.columns, n)?), pack.push(&described(of.sigmas, n)?), pack.push(&own)];
         let lists = pack.send(self)?;
         let [columns, sigmas, own] = places.map(|at| lists.address_of(at));
         let (above, below) =

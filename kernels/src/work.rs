@@ -176,7 +176,9 @@ impl Timeline {
             Call::Launch | Call::Fill { .. } => h100::LAUNCH_NS,
             Call::Allocate => h100::ALLOCATE_NS,
             Call::ToDevice { bytes, pinned: false } => h100::COPY_NS + bytes as f64 / h100::PAGEABLE,
-            Call::ToDevice { pinned: true, .. } | Call::ToHost { .. } | Call::OnDevice { .. } => h100::COPY_NS,
+            Call::ToDevice { pinned: true, .. } | Call::ToHost { .. } | Call::OnDevice { .. } => {
+                h100::COPY_NS
+            }
             Call::Synchronise => 0.0,
         };
         match call {

@@ -406,20 +406,24 @@ impl<'a, B: Backend> Prover<'a, B> {
         LateBlinds { random, random_point: None, limb_shares: vec![G1::default(); limbs.len()], limbs }
     }
 
-    /// What late blinding values add to commitments: needs nothing of the proof.
+    /// What late blinding values add to commitments: needs nothing of the proof. Each multiplication on a core of its own, where there
+    /// are as many.
     fn share_late(&self, late: &mut LateBlinds) {
         let monomial = &self.bases.monomial;
         if !late.random.is_empty() {
-            let terms = late.random.iter().zip(monomial).map(|(coefficient, base)| base * coefficient);
-            late.random_point = Some(terms.sum::<G1>().to_affine());
+            let terms = late.random.par_iter().zip(monomial).map(|(coefficient, base)| base * coefficient);
+            late.random_point = Some(terms.reduce(G1::default, |a, b| a + b).to_affine());
         }
         // Without `[tau^n]` no limb is blinded: that is refused before anything is drawn.
         let Some(next_power) = self.bases.next_power else { return };
-        let mut previous = Fr::ZERO;
-        for (share, blind) in late.limb_shares.iter_mut().zip(&late.limbs) {
-            *share = next_power * blind - monomial[0] * previous;
-            previous = *blind;
-        }
+        let previous: Vec<Fr> = [Fr::ZERO].into_iter().chain(late.limbs.iter().copied()).collect();
+        let share = |(blind, previous): (&Fr, &Fr)| {
+            let (above, below) = rayon::join(|| next_power * blind, || monomial[0] * previous);
+            above - below
+        };
+        late.limb_shares = late.limbs.par_iter().zip(&previous).map(share).collect();
+        let mut previous = previous;
+        wipe(&mut previous);
     }
 
     /// What these steps were compiled to, once for all proofs whose witnesses name the same.
@@ -771,16 +775,12 @@ impl<B: Backend> Run<'_, '_, B> {
             })
             .collect();
         let mut late = prover.late_blinds(stream);
-        let (products, ()) = rayon::join(
-            || backend.products(loaded, &columns.view(), &sets, beta, gamma, tails),
+        // What needs nothing of the proof is computed beside all that the device does for the permutation.
+        let (permuted, ()) = rayon::join(
+            || self.permute(&mut columns, &sets, [beta, gamma], tails),
             || prover.share_late(&mut late),
         );
-        columns.product = products.map_err(self.failed())?;
-        self.lap(Part::Commit, "permutation products");
-        let products: Vec<_> = columns.product.iter().collect();
-        let points = backend.commit(loaded, &products).map_err(self.failed())?;
-        self.write_points(&points)?;
-        self.lap(Part::Commit, "permutation commitments");
+        permuted?;
 
         let (random, random_commitment) = self.random_poly(&mut late, n).map_err(self.failed())?;
         self.write_points(&[random_commitment])?;
@@ -814,6 +814,25 @@ impl<B: Backend> Run<'_, '_, B> {
         self.progress.stage("done", STAGES, STAGES);
         backend.stage("done");
         Ok((self.transcript.finalize(), self.timings))
+    }
+
+    /// The permutation's products, and their commitments.
+    fn permute(
+        &mut self,
+        columns: &mut Held<B::Column>,
+        sets: &[&[Source]],
+        [beta, gamma]: [Fr; 2],
+        tails: Vec<Vec<Fr>>,
+    ) -> Result<(), ProveError> {
+        let (backend, loaded) = (self.prover.backend, &self.prover.loaded);
+        let products = backend.products(loaded, &columns.view(), sets, beta, gamma, tails);
+        columns.product = products.map_err(self.failed())?;
+        self.lap(Part::Commit, "permutation products");
+        let products: Vec<_> = columns.product.iter().collect();
+        let points = backend.commit(loaded, &products).map_err(self.failed())?;
+        self.write_points(&points)?;
+        self.lap(Part::Commit, "permutation commitments");
+        Ok(())
     }
 
     fn phase_columns(

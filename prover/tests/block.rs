@@ -609,6 +609,32 @@ fn a_block_is_proved_on_the_stand_in_device() {
     assert!(matches!(refused, Err(ProveError::Unsatisfied)), "{refused:?}");
 }
 
+/// What stayed is what is proved; `resident` in the backend has tests of what stays.
+#[test]
+fn weights_stay_on_the_device_from_proof_to_proof() {
+    lamina_kernels_emu::install(Mode::Host);
+    let cuda = Cuda::open(0).unwrap();
+    assert_eq!(cuda.name(), "cuda: emulation, host code");
+    let (world, srs) = (world(), &world().srs);
+    let prover = Prover::from_bases(srs.bases(), srs.identity().tau_g2(), &world.key, &cuda).unwrap();
+    let trace = world.trace(0, &world.x);
+    let (input, output) = (world.boundary(&world.x), world.boundary(&trace.output.q));
+    // Bytes that a proof sends to the device before it commits.
+    let sent = || {
+        let (witness, published) = (world.witness(0, &trace), &world.published[0]);
+        cuda.measure();
+        let envelope = world.prove_as(&prover, &mut Blinding::new(), 0, &witness, published, &input, &output);
+        assert_eq!(world.verify(0, &envelope), Ok(()));
+        let stages = cuda.measured().unwrap().unwrap().stages;
+        stages.iter().find(|stage| stage.stage == "commit").unwrap().work.to_device_bytes
+    };
+    let first = sent();
+    // Integers of 8 bits, as all of them fit.
+    let longest = world.columns[0].iter().map(|column| column.len()).max().unwrap();
+    let weights = world.columns[0].len() * longest.next_multiple_of(16);
+    assert_eq!(sent(), first - weights as u64);
+}
+
 fn stock_accepts(srs: &Srs, key: &ProvingKey, instances: &[Vec<Fr>], proof: &[u8]) -> bool {
     let params = srs.params();
     let instances: Vec<&[Fr]> = instances.iter().map(Vec::as_slice).collect();

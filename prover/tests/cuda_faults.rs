@@ -80,7 +80,8 @@ fn a_lost_device_is_a_typed_error_wherever_it_is_lost() {
     drop(prover);
     drop(cuda);
     let mut stages = std::collections::BTreeSet::new();
-    for launch in (0..5).map(|fifth| fifth * launches / 5).chain([launches - 1]) {
+    // The last launch wipes what the proof left behind.
+    for launch in (0..5).map(|fifth| fifth * launches / 5).chain([launches - 2]) {
         heal();
         let cuda = open();
         let prover = world.prover(&cuda).unwrap();
@@ -97,6 +98,14 @@ fn a_lost_device_is_a_typed_error_wherever_it_is_lost() {
         assert!(matches!(world.prove(&prover), Err(ProveError::Backend { .. })));
     }
     assert!(stages.len() >= 3, "{stages:?}");
+    // Lost when the proof is there already: that one is true, the next is refused.
+    heal();
+    let cuda = open();
+    let prover = world.prover(&cuda).unwrap();
+    heal();
+    inject(Fault::Lost { launch: launches - 1 });
+    world.prove(&prover).unwrap();
+    assert!(matches!(world.prove(&prover), Err(ProveError::Backend { .. })));
 }
 
 #[test]
@@ -135,6 +144,8 @@ fn memory_that_is_full_is_a_typed_error_and_the_device_goes_on() {
     let _turn = turn();
     let world = world();
     let cuda = open();
+    // Each buffer is allocated by itself.
+    cuda.device().keep_at_most(0);
     let prover = world.prover(&cuda).unwrap();
     heal();
     world.prove(&prover).unwrap();
@@ -156,6 +167,32 @@ fn memory_that_is_full_is_a_typed_error_and_the_device_goes_on() {
     }
     heal();
     world.prove(&prover).unwrap();
+}
+
+#[test]
+fn what_is_kept_makes_room_on_a_full_device() {
+    let _turn = turn();
+    let world = world();
+    let cuda = open();
+    let prover = world.prover(&cuda).unwrap();
+    world.prove(&prover).unwrap();
+    world.prove(&prover).unwrap();
+    // What wiping takes is there since the second.
+    heal();
+    world.prove(&prover).unwrap();
+    assert_eq!(counts().1, 0, "a warm proof allocates");
+    // A key of another size finds the device full, and what the first left behind goes.
+    let (srs, _, next) = setup(6);
+    let key = ProvingKey::generate(&srs, &world.circuit).unwrap();
+    heal();
+    inject(Fault::Full { allocation: 1 });
+    let other = Prover::new(&srs, &key, &cuda).unwrap().with_next_power(next).unwrap();
+    let witness = Synthesized::new(&world.circuit, &world.instances, &key);
+    let proved = other.prove(&witness, &world.instances, &[], &mut Blinding::new(), &Silent).unwrap();
+    assert!(verifies(&srs, &key, &world.instances, &proved.proof));
+    heal();
+    world.prove(&prover).unwrap();
+    assert!(counts().1 > 0, "nothing was freed");
 }
 
 #[test]

@@ -17,4 +17,3 @@ mod program;
 mod reference;
 mod scan;
 mod store;
-

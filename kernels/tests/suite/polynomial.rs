@@ -58,7 +58,8 @@ fn quotients_of_different_lengths_are_summed() {
     let roots: Vec<Fr> = [Fr::ZERO, -Fr::ONE, Fr::ONE, Fr::ZERO].into_iter().chain(elements(40, 3)).collect();
     let polys: Vec<_> = lengths.iter().map(|len| elements::<Fr>(*len, *len as u8)).collect();
     let on_device: Vec<_> = polys.iter().map(|poly| single(&device, poly)).collect();
-    let terms: Vec<_> = on_device.iter().zip(roots[roots.len() - 3..].iter().chain(&roots).copied()).collect();
+    let terms: Vec<_> =
+        on_device.iter().zip(roots[roots.len() - 3..].iter().chain(&roots).copied()).collect();
     let mut expected = vec![Fr::ZERO; 1028];
     for (poly, (_, root)) in polys.iter().zip(&terms) {
         // Horner's rule: what is carried from a coefficient to the next is the quotient's.

@@ -98,11 +98,7 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         self.same_columns("columns", key, left, right)
     }
 
-    fn lasting_columns(
-        &self,
-        key: &Self::Key,
-        list: Vec<Column>,
-    ) -> Result<Vec<Self::Column>, BackendError> {
+    fn lasting_columns(&self, key: &Self::Key, list: Vec<Column>) -> Result<Vec<Self::Column>, BackendError> {
         let left = self.0.lasting_columns(&key.0, list.clone())?;
         let right = self.1.lasting_columns(&key.1, list)?;
         self.same_columns("columns", key, left, right)

@@ -143,11 +143,7 @@ pub trait Backend: Sync {
 
     /// The same for columns that later proofs are likely to have too, in the same memory: weights, which a backend elsewhere may
     /// keep.
-    fn lasting_columns(
-        &self,
-        key: &Self::Key,
-        list: Vec<Column>,
-    ) -> Result<Vec<Self::Column>, BackendError> {
+    fn lasting_columns(&self, key: &Self::Key, list: Vec<Column>) -> Result<Vec<Self::Column>, BackendError> {
         self.columns(key, list)
     }
 

@@ -13,7 +13,7 @@ use crate::error::BackendError;
 pub struct Measured {
     /// The device's name.
     pub device: String,
-    /// The most bytes that buffers held at once, those of all keys included.
+    /// The most bytes that were allocated at once, those of all keys and what is kept for later buffers included.
     pub peak_bytes: u64,
     /// From the beginning of the measurement to its end, on the host's clock. In milliseconds.
     pub wall_ms: f64,

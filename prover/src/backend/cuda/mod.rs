@@ -20,12 +20,12 @@ use lamina_kernels::{
     Program as DeviceProgram, Term,
 };
 
-use self::{measure::Recording, resident::Resident};
 pub use self::{
     derive::CudaDerivation,
     measure::{Measured, MeasuredStage},
     plan::Plan,
 };
+use self::{measure::Recording, resident::Resident};
 use super::{
     Backend, Columns, Combination, Setup,
     cpu::{normalise, vandermonde_inverse},

@@ -84,3 +84,99 @@ impl Cuda {
         Ok(columns.into_iter().flatten().collect())
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+mod tests {
+    use halo2_proofs::{halo2curves::bn256::Bn256, poly::kzg::commitment::ParamsKZG};
+    use lamina_circuits::Fr;
+    use lamina_kernels_emu::Mode;
+
+    use super::*;
+    use crate::{
+        backend::{Backend, Setup, Shape},
+        expression::Identity,
+        setup::Bases,
+    };
+
+    const ROWS: usize = 32;
+
+    fn load(cuda: &Cuda) -> CudaKey {
+        let bases = Bases::new(&ParamsKZG::<Bn256>::setup(5, rand_core::OsRng), 5).unwrap();
+        let identity = Identity::empty(0);
+        let shape = Shape { columns: 0, products: 0, openings: 0, points: 0, identity: &identity };
+        let setup = Setup { bases: &bases, degree: 4, usable: 20, fixed: &[], sigma: &[], shape };
+        cuda.load(&setup).unwrap()
+    }
+
+    fn weights(first: i16) -> Arc<Vec<i16>> {
+        Arc::new((first..first + ROWS as i16).collect())
+    }
+
+    /// Bytes that are sent for these columns; they must be on the device as the host has them.
+    fn sent(cuda: &Cuda, key: &CudaKey, list: &[&Arc<Vec<i16>>]) -> u64 {
+        let before = cuda.device().work();
+        let columns = list.iter().map(|host| Column::I16(Arc::clone(host))).collect();
+        let columns = cuda.lasting_columns(key, columns).unwrap();
+        let sent = cuda.device().work().since(&before).to_device_bytes;
+        for (column, host) in columns.iter().zip(list) {
+            let cell = |cell: &i16| {
+                let size = Fr::from(u64::from(cell.unsigned_abs()));
+                if *cell < 0 { -size } else { size }
+            };
+            let expected: Vec<Fr> = host.iter().map(cell).collect();
+            assert_eq!(cuda.read_column(key, column).unwrap(), expected);
+        }
+        sent
+    }
+
+    #[test]
+    fn weights_are_sent_once_while_the_host_has_them() {
+        lamina_kernels_emu::install(Mode::Host);
+        let cuda = Cuda::open(0).unwrap();
+        assert_eq!(cuda.name(), "cuda: emulation, host code");
+        let key = load(&cuda);
+        // Of 8 and of 16 bits.
+        let (narrow, wide) = (weights(-40), weights(1000));
+        let (n, w) = (ROWS as u64, 2 * ROWS as u64);
+        assert_eq!(sent(&cuda, &key, &[&narrow, &wide]), n + w);
+        assert_eq!(sent(&cuda, &key, &[&wide, &narrow]), 0);
+        // Equal values elsewhere are not known to be equal; what is missing is sent beside what is there.
+        let copy = Arc::new(Vec::clone(&narrow));
+        assert_eq!(sent(&cuda, &key, &[&wide, &copy, &narrow]), n);
+        // Nobody has them any more: whatever comes to lie there is another column.
+        drop(copy);
+        for first in 0..8 {
+            let other = weights(-first);
+            assert_eq!(sent(&cuda, &key, &[&other]), n);
+            assert!(cuda.resident.list().len() <= 3);
+        }
+        // Another stream has memory of its own.
+        let fork = cuda.fork().unwrap();
+        let key_of_fork = load(&fork);
+        assert_eq!(sent(&fork, &key_of_fork, &[&narrow]), n);
+        assert_eq!(sent(&cuda, &key, &[&narrow]), 0);
+        cuda.forget();
+        assert_eq!(sent(&cuda, &key, &[&narrow]), n);
+    }
+
+    #[test]
+    fn weights_stay_as_far_as_they_may() {
+        lamina_kernels_emu::install(Mode::Host);
+        let mut cuda = Cuda::open(0).unwrap();
+        cuda.weight_bytes = 3 * ROWS;
+        let key = load(&cuda);
+        let (narrow, wide, more) = (weights(-40), weights(1000), weights(-39));
+        assert_eq!(sent(&cuda, &key, &[&narrow, &wide, &more]), 4 * ROWS as u64);
+        // The last had no room.
+        assert_eq!(sent(&cuda, &key, &[&narrow, &wide, &more]), ROWS as u64);
+        drop(wide);
+        // It has now.
+        assert_eq!(sent(&cuda, &key, &[&more]), ROWS as u64);
+        assert_eq!(sent(&cuda, &key, &[&more, &narrow]), 0);
+        cuda.forget();
+        cuda.weight_bytes = 0;
+        let key = load(&cuda);
+        assert_eq!([(); 2].map(|()| sent(&cuda, &key, &[&narrow])), [ROWS as u64; 2]);
+    }
+}
