@@ -131,7 +131,7 @@ impl Loaded {
         let cpu = Cpu { kernels, ..Cpu::default() };
         let usable = bases.monomial.len() - 6;
         let identity = Identity::empty(0);
-        let shape = Shape { columns: 0, products: 0, openings: 0, identity: &identity };
+        let shape = Shape { columns: 0, products: 0, openings: 0, points: 0, identity: &identity };
         let key = done(cpu.load(&Setup { bases, degree: DEGREE, usable, fixed: &[], sigma: &[], shape }));
         Loaded { name: cpu.name(), cpu, key }
     }

@@ -216,23 +216,31 @@ impl Device {
     /// [`Error::Memory`], [`Error::Driver`].
     pub fn wipe(&self) -> Result<(), Error> {
         let dirty = self.store.take_dirty();
+        let wiped = self.overwrite(&dirty);
+        match wiped {
+            Ok(()) => self.store.put_clean(dirty),
+            Err(_) => dirty.into_iter().for_each(|memory| self.store.put(memory)),
+        }
+        wiped
+    }
+
+    fn overwrite(&self, list: &[CudaSlice<u8>]) -> Result<(), Error> {
+        if list.is_empty() {
+            return Ok(());
+        }
         let mut pieces: Vec<[u64; 2]> = Vec::new();
-        for memory in &dirty {
+        for memory in list {
             let (address, bytes) = (memory.device_ptr(&self.stream).0, memory.len() as u64);
             let starts = (0..bytes).step_by(WIPE_BYTES as usize);
             pieces.extend(starts.map(|at| [address + at, WIPE_BYTES.min(bytes - at)]));
         }
-        let total: usize = dirty.iter().map(CudaSlice::len).sum();
         // Of few sizes, so that it is among what is kept: there are a few pieces more or fewer each time.
-        let mut list = Buffer::new(self, pieces.len().next_multiple_of(1024))?;
-        list.write(self, 0, &pieces)?;
-        self.counters.kernel(total, 0);
+        let mut places = Buffer::new(self, pieces.len().next_multiple_of(1024))?;
+        places.write(self, 0, &pieces)?;
+        self.counters.kernel(list.iter().map(CudaSlice::len).sum(), 0);
         let grid = Grid { blocks: pieces.len(), threads: 256, shared_bytes: 0 };
         // SAFETY: `memory_wipe`. Addresses of memory that nothing else holds, and its bytes.
-        unsafe { self.launch("memory_wipe", grid, &[list.address()]) }?;
-        drop(list);
-        self.store.put_clean(dirty);
-        Ok(())
+        unsafe { self.launch("memory_wipe", grid, &[places.address()]) }
     }
 
     /// Overwrites the memory of the host that copies of this stream started from and ended in.

@@ -103,6 +103,8 @@ impl fmt::Debug for Store {
 impl Drop for Store {
     fn drop(&mut self) {
         self.free();
+        // Copies may still read the host's memory.
+        let _ = self.counters.call(Call::Synchronise, || self.stream.synchronize());
     }
 }
 

@@ -369,7 +369,7 @@ fn show_device(session: &Session, device: &OnDevice) -> Result<()> {
             "multiplier",
             "waits ms",
             "H100 ms",
-            "waits ms",
+            "H100 waits",
         ]
         .map(String::from)
         .to_vec(),

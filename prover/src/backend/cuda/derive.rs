@@ -47,7 +47,32 @@ pub struct CudaDerivation {
 #[derive(Debug)]
 enum Compiled {
     Solve(Solving),
-    Copy(Copies),
+    Copy(Copying),
+}
+
+/// Cells that are copied.
+#[derive(Debug)]
+struct Copying {
+    /// The advice column that is written.
+    column: usize,
+    /// Those that are read.
+    sources: Vec<usize>,
+    cells: Vec<CellCopy>,
+}
+
+impl Copying {
+    fn new(copies: &Copies) -> Self {
+        let mut sources: Vec<usize> = copies.cells.iter().map(|(source, ..)| *source).collect();
+        sources.sort_unstable();
+        sources.dedup();
+        let cell = |&(source, from, to): &(usize, u32, u32)| CellCopy {
+            source: sources.partition_point(|other| *other < source) as u32,
+            from,
+            to,
+        };
+        let cells = copies.cells.iter().map(cell).collect();
+        Copying { column: copies.column, sources, cells }
+    }
 }
 
 /// Some relations and the programs of their parts.
@@ -82,7 +107,7 @@ impl CudaDerivation {
                         groups.map(|relations| Compiled::Solve(Solving::new(relations, &nodes, &mut tape))),
                     );
                 }
-                Derived::Copy(copies) => steps.push(Compiled::Copy(copies)),
+                Derived::Copy(copies) => steps.push(Compiled::Copy(Copying::new(&copies))),
             }
         }
         CudaDerivation { columns, steps, tape }
@@ -134,9 +159,13 @@ impl Cuda {
                         late.insert(*column, DeviceColumn::of_matrix(&solved, at)?);
                     }
                 }
-                Compiled::Copy(copies) => {
-                    let copied = self.copy(key, &with(columns, &late), copies)?;
-                    late.insert(copies.column, DeviceColumn::of_matrix(&copied, 0)?);
+                Compiled::Copy(copying) => {
+                    let columns = with(columns, &late);
+                    let column = |at: usize| key.column(&columns, Source::Advice(at));
+                    let sources: Vec<&DeviceColumn> = copying.sources.iter().map(|at| column(*at)).collect();
+                    let prior = Some(column(copying.column));
+                    let copied = self.device.scatter(prior, &sources, &copying.cells, key.n)?;
+                    late.insert(copying.column, DeviceColumn::of_matrix(&Arc::new(copied), 0)?);
                 }
             }
         }
@@ -164,28 +193,5 @@ impl Cuda {
             solving.columns.iter().map(|at| key.column(columns, Source::Advice(*at))).collect();
         let prior = device.expand(&prior, key.n)?;
         Ok(Arc::new(device.solve(&prior, &inverses, &rests, &links, &solving.relations)?))
-    }
-
-    fn copy(
-        &self,
-        key: &CudaKey,
-        columns: &Columns<'_, DeviceColumn>,
-        copies: &Copies,
-    ) -> Result<Arc<Matrix<Fr>>, BackendError> {
-        let mut order: Vec<usize> = copies.cells.iter().map(|(source, ..)| *source).collect();
-        order.sort_unstable();
-        order.dedup();
-        let column = |at: usize| key.column(columns, Source::Advice(at));
-        let sources: Vec<&DeviceColumn> = order.iter().map(|source| column(*source)).collect();
-        let cells: Vec<CellCopy> = copies
-            .cells
-            .iter()
-            .map(|&(source, from, to)| CellCopy {
-                source: order.partition_point(|other| *other < source) as u32,
-                from,
-                to,
-            })
-            .collect();
-        Ok(Arc::new(self.device.scatter(Some(column(copies.column)), &sources, &cells, key.n)?))
     }
 }
