@@ -44,7 +44,7 @@ REGISTERS = {
     "ntt_pass": 104,
     "permutation_finish": 48,
     "permutation_fractions": 80,
-    "program_run": 56,
+    "program_run": 64,
     "scan_apply": 64,
     "scan_offsets": 72,
     "scan_totals": 48,
