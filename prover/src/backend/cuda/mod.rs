@@ -403,8 +403,8 @@ impl Backend for Cuda {
     fn wipe(&self) {
         // An error means that the device is lost, and its memory with it.
         let _ = self.device.wipe();
-        let device = self.device.clone();
-        rayon::spawn(move || device.wipe_host());
+        // Here, not on another thread: it could be the last to hold the device, when the process is about to end.
+        self.device.wipe_host();
     }
 
     fn blind(
