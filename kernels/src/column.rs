@@ -42,7 +42,7 @@ const DOT_WARPS: usize = 4;
 
 /// One column: cells in rows from 0 on, zeros, then a tail of field elements in the last rows.
 ///
-/// Zeroised when dropped, as the matrices that it lies in.
+/// What it leaves behind when dropped is kept for others and overwritten by [`Device::wipe`], as that of the matrices it lies in.
 pub struct Column {
     /// What keeps the cells alive.
     owner: Arc<dyn Any + Send + Sync>,

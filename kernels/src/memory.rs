@@ -346,7 +346,8 @@ impl<T> Buffer<T> {
 /// Columns of one length on the device.
 ///
 /// # Shapes
-/// `[columns, rows]`, a column's rows next to each other. Zeroised when dropped.
+/// `[columns, rows]`, a column's rows next to each other. What it leaves behind when dropped is kept for others, and overwritten by
+/// [`Device::wipe`].
 #[expect(private_bounds, reason = "`Plain` is a promise about memory, made where the types are listed")]
 pub struct Matrix<T: Plain> {
     pub(crate) buffer: Buffer<T>,

@@ -87,7 +87,7 @@ fn a_device_lost_in_the_middle_of_a_proof_hands_over() {
 }
 
 #[test]
-#[ignore = "a minute and more; CI runs ignored tests in a step of their own"]
+#[ignore = "a minute and more; CI runs ignored tests beside all others"]
 fn a_whole_answer_is_proved_on_the_stand_in() {
     let folder = published("stand-in-whole");
     let more = ["--out", "a.bundle", "--backend", "cuda"];

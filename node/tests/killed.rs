@@ -255,7 +255,7 @@ fn twelve_kills_leave_nothing_half_written() {
 
 /// The same at a hundred instants: minutes, so a step of its own in CI (`--run-ignored only`).
 #[test]
-#[ignore = "minutes; CI runs ignored tests in a step of their own"]
+#[ignore = "minutes; CI runs ignored tests beside all others"]
 fn a_hundred_kills_leave_nothing_half_written() {
     kills("killed-100", 100);
 }

@@ -153,7 +153,7 @@ fn time<T>(what: &str, mut work: impl FnMut() -> T) -> f64 {
 }
 
 #[test]
-#[ignore = "a measurement; CI runs ignored tests in a step of their own"]
+#[ignore = "a measurement; CI runs ignored tests beside all others"]
 fn costs_of_verification() {
     let world = world();
     for (weights, others) in [(8, 32), (108, 167)] {
