@@ -303,6 +303,12 @@ impl Device {
         self.counters.work()
     }
 
+    /// Whether calls of the driver take as long from now on as the modelled H100 would make them ([`Work::modelled_ns`]): for
+    /// measurements of the host on a stand-in that computes nothing, whose threads then run beside what they would run beside.
+    pub fn pace(&self, paced: bool) {
+        self.counters.pace(paced);
+    }
+
     /// The most bytes that were allocated at once, kept ones included, since the device was opened or [`Device::restart_peak`] was called.
     pub fn peak_bytes(&self) -> u64 {
         self.counters.peak()

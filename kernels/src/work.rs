@@ -3,9 +3,9 @@
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Work since a device was opened, or between two moments.
@@ -218,8 +218,21 @@ pub(crate) struct Counters {
     multiply_adds: AtomicU64,
     calls: AtomicU64,
     timeline: Mutex<Timeline>,
+    paced: AtomicBool,
     held: AtomicU64,
     peak: AtomicU64,
+}
+
+/// Leaves the core to others for all but the last of it.
+fn wait_until(then: Instant) {
+    const SPUN: Duration = Duration::from_micros(150);
+    let left = then.saturating_duration_since(Instant::now());
+    if left > SPUN {
+        std::thread::sleep(left - SPUN);
+    }
+    while Instant::now() < then {
+        std::hint::spin_loop();
+    }
 }
 
 fn count(counter: &AtomicU64, by: usize) {
@@ -247,7 +260,11 @@ impl Counters {
 
     /// Calls the driver. A failed call counts as one that has not been made.
     pub(crate) fn call<T, E>(&self, call: Call, made: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
-        let idle = self.timeline().begin(Instant::now());
+        let began = Instant::now();
+        let (idle, before) = {
+            let mut timeline = self.timeline();
+            (timeline.begin(began), timeline.host_ns)
+        };
         let result = made()?;
         count(&self.calls, 1);
         match call {
@@ -258,7 +275,19 @@ impl Counters {
             Call::Allocate | Call::Synchronise => {}
         }
         self.timeline().end(call, Instant::now(), idle);
+        if self.paced.load(Ordering::Relaxed) {
+            let mut timeline = self.timeline();
+            let returns = began + Duration::from_nanos((timeline.host_ns - before) as u64);
+            timeline.returned = Some(returns.max(Instant::now()));
+            drop(timeline);
+            wait_until(returns);
+        }
         Ok(result)
+    }
+
+    /// Whether calls take as long as the model says.
+    pub(crate) fn pace(&self, paced: bool) {
+        self.paced.store(paced, Ordering::Relaxed);
     }
 
     pub(crate) fn hold(&self, bytes: usize) {

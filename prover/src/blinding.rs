@@ -18,8 +18,8 @@ pub(crate) fn wipe(values: &mut [Fr]) {
 }
 
 enum Source {
-    /// Operating system entropy hedged with the witness, drawn anew for every proof.
-    Hedged,
+    /// Entropy hedged with the witness: the operating system's, drawn anew for every proof, or what is given.
+    Hedged { entropy: Option<[u8; 64]> },
     /// The caller's generator, consumed as the stock prover consumes it.
     Stock { rng: Box<dyn RngCore + Send>, blind_limbs: bool },
 }
@@ -49,7 +49,13 @@ impl Blinding {
     /// Blinding for real proofs: ChaCha20, seeded afresh inside every proof, so that a forked or resumed
     /// process does not repeat itself.
     pub fn new() -> Self {
-        Blinding { source: Source::Hedged }
+        Blinding { source: Source::Hedged { entropy: None } }
+    }
+
+    /// For measurements: the same with entropy that is given, so that a proof of the same witness and statement is the same. It
+    /// hides nothing from who knows the entropy.
+    pub fn repeatable(entropy: [u8; 64]) -> Self {
+        Blinding { source: Source::Hedged { entropy: Some(entropy) } }
     }
 
     /// For tests: draws from `rng` exactly what the stock prover draws, in its order, blinds no limbs.
@@ -76,8 +82,8 @@ impl Blinding {
             Source::Stock { rng, blind_limbs } => {
                 Ok(Stream { rng: Generator::Borrowed(rng.as_mut()), stock: true, blind_limbs: *blind_limbs })
             }
-            Source::Hedged => Ok(Stream {
-                rng: Generator::Owned(Box::new(hedged(context, instances, columns, committed)?)),
+            Source::Hedged { entropy } => Ok(Stream {
+                rng: Generator::Owned(Box::new(hedged(*entropy, context, instances, columns, committed)?)),
                 stock: false,
                 blind_limbs: true,
             }),
@@ -86,13 +92,16 @@ impl Blinding {
 }
 
 fn hedged(
+    given: Option<[u8; 64]>,
     context: Fr,
     instances: &[Vec<Fr>],
     columns: &[(usize, Column)],
     committed: &[Committed],
 ) -> Result<ChaCha20Rng, ProveError> {
-    let mut entropy = [0u8; 64];
-    OsRng.try_fill_bytes(&mut entropy).map_err(|_| ProveError::Entropy)?;
+    let mut entropy = given.unwrap_or([0; 64]);
+    if given.is_none() {
+        OsRng.try_fill_bytes(&mut entropy).map_err(|_| ProveError::Entropy)?;
+    }
     let mut seed = seed(&entropy, context, instances, columns, committed);
     entropy.zeroize();
     let rng = ChaCha20Rng::from_seed(seed);
@@ -109,51 +118,82 @@ enum Content {
     Committed,
 }
 
-/// Hashes values of `N` bytes each.
-fn absorb<T: Copy, const N: usize>(
-    state: &mut blake2b_simd::State,
-    values: &[T],
-    bytes: impl Fn(T) -> [u8; N],
-) {
-    let mut block = [0u8; 1 << 12];
-    for values in values.chunks(block.len() / N) {
-        let block = &mut block[..values.len() * N];
-        for (to, &value) in block.chunks_exact_mut(N).zip(values) {
-            to.copy_from_slice(&bytes(value));
-        }
-        state.update(block);
-    }
-    block.zeroize();
-}
-
 fn field_bytes(value: Fr) -> [u8; 32] {
     let mut bytes = [0; 32];
     bytes.copy_from_slice(value.to_repr().as_ref());
     bytes
 }
 
-/// The digest of a column: of its values, or of its commitment and the tail under it.
+/// What a column's digest is made of behind index, content and commitment.
+enum Values<'a> {
+    I16(&'a [i16]),
+    I32(&'a [i32]),
+    Field(&'a [Fr]),
+}
+
+impl Values<'_> {
+    /// Writes the next bytes, as many as there are or `block` holds; how many.
+    fn take(&mut self, block: &mut [u8]) -> usize {
+        fn cut<T: Copy, const N: usize>(
+            values: &mut &[T],
+            block: &mut [u8],
+            bytes: impl Fn(T) -> [u8; N],
+        ) -> usize {
+            let (now, later) = values.split_at(values.len().min(block.len() / N));
+            for (to, &value) in block.chunks_exact_mut(N).zip(now) {
+                to.copy_from_slice(&bytes(value));
+            }
+            *values = later;
+            N * now.len()
+        }
+        match self {
+            Values::I16(values) => cut(values, block, i16::to_le_bytes),
+            Values::I32(values) => cut(values, block, i32::to_le_bytes),
+            Values::Field(values) => cut(values, block, field_bytes),
+        }
+    }
+}
+
+/// Bytes of a column that are hashed at once, and columns: the hash's vectors have as many lanes.
+const BLOCK_BYTES: usize = 1 << 12;
+const LANES: usize = 4;
+
+/// The digests of at most [`LANES`] columns: of their values, or of their commitments and the tails under them.
 ///
 /// Index and content have fixed widths and so have the values of each content: no two inputs are the same bytes.
-fn digest(index: usize, column: &Column, committed: Option<&Committed>) -> blake2b_simd::Hash {
-    let mut state = blake2b_simd::State::new();
-    let content = match (committed, column) {
-        (Some(_), _) => Content::Committed,
-        (None, Column::I16(_)) => Content::I16,
-        (None, Column::I32(_)) => Content::I32,
-        (None, Column::Field(_)) => Content::Field,
-    };
-    state.update(&(index as u64).to_le_bytes()).update(&[content as u8]);
-    match (committed, column) {
-        (Some(one), _) => {
-            state.update(one.commitment.to_bytes().as_ref());
-            absorb(&mut state, &one.tail, field_bytes);
+fn digests(columns: &[(usize, Column)], committed: &[Committed]) -> Vec<blake2b_simd::Hash> {
+    let (mut states, mut values): (Vec<_>, Vec<_>) = columns
+        .iter()
+        .map(|(index, column)| {
+            let committed = committed.iter().find(|one| one.column == *index);
+            let (content, values) = match (committed, column) {
+                (Some(one), _) => (Content::Committed, Values::Field(&one.tail)),
+                (None, Column::I16(v)) => (Content::I16, Values::I16(v)),
+                (None, Column::I32(v)) => (Content::I32, Values::I32(v)),
+                (None, Column::Field(v)) => (Content::Field, Values::Field(v)),
+            };
+            let mut state = blake2b_simd::State::new();
+            state.update(&(*index as u64).to_le_bytes()).update(&[content as u8]);
+            if let Some(one) = committed {
+                state.update(one.commitment.to_bytes().as_ref());
+            }
+            (state, values)
+        })
+        .unzip();
+    let mut blocks = [[0u8; BLOCK_BYTES]; LANES];
+    loop {
+        let mut lens = [0; LANES];
+        for ((values, block), len) in values.iter_mut().zip(&mut blocks).zip(&mut lens) {
+            *len = values.take(block);
         }
-        (None, Column::I16(v)) => absorb(&mut state, v, i16::to_le_bytes),
-        (None, Column::I32(v)) => absorb(&mut state, v, i32::to_le_bytes),
-        (None, Column::Field(v)) => absorb(&mut state, v, field_bytes),
+        if lens == [0; LANES] {
+            break;
+        }
+        let blocks = blocks.iter().zip(lens).map(|(block, len)| &block[..len]);
+        blake2b_simd::many::update_many(states.iter_mut().zip(blocks));
     }
-    state.finalize()
+    blocks.as_flattened_mut().zeroize();
+    states.iter().map(blake2b_simd::State::finalize).collect()
 }
 
 /// A seed that nobody knows who lacks the entropy or the witness.
@@ -166,17 +206,17 @@ fn seed(
     columns: &[(usize, Column)],
     committed: &[Committed],
 ) -> [u8; 32] {
-    let digests: Vec<_> = columns
-        .par_iter()
-        .map(|(index, column)| digest(*index, column, committed.iter().find(|one| one.column == *index)))
-        .collect();
+    let digests: Vec<_> =
+        columns.par_chunks(LANES).flat_map_iter(|columns| digests(columns, committed)).collect();
     let mut state = blake2b_simd::Params::new().hash_length(32).personal(b"lamina-blinding").to_state();
     state.update(entropy);
     state.update(context.to_repr().as_ref());
     state.update(&(instances.len() as u64).to_le_bytes());
     for instance in instances {
         state.update(&(instance.len() as u64).to_le_bytes());
-        absorb(&mut state, instance, field_bytes);
+        for value in instance {
+            state.update(&field_bytes(*value));
+        }
     }
     state.update(&(digests.len() as u64).to_le_bytes());
     for digest in &digests {
@@ -282,6 +322,42 @@ mod tests {
         seeds.sort_unstable();
         seeds.dedup();
         assert_eq!(seeds.len(), count, "two inputs share a seed");
+    }
+
+    // Columns that are hashed together have the digests that they have alone, of what the page says that they are of.
+    #[test]
+    fn digests_are_of_single_columns() {
+        let long: Vec<i32> = (0..3 * BLOCK_BYTES as i32).map(|at| at * at - 77).collect();
+        let fields: Vec<Fr> = long[..300].iter().map(|at| Fr::from(at.unsigned_abs() as u64)).collect();
+        let columns: Vec<(usize, Column)> = [
+            Column::I32(Arc::new(long.clone())),
+            Column::I16(Arc::new(long.iter().map(|at| *at as i16).collect())),
+            Column::Field(fields.clone()),
+            Column::I16(Arc::new(vec![])),
+            Column::I32(Arc::new(long[..17].to_vec())),
+            Column::I16(Arc::new(vec![5])),
+        ]
+        .into_iter()
+        .enumerate()
+        .collect();
+        let tail = vec![Fr::from(9), -Fr::ONE];
+        let committed = [Committed { column: 5, commitment: G1Affine::generator(), tail: tail.clone() }];
+        let elements = |values: &[Fr]| values.iter().flat_map(|v| field_bytes(*v)).collect::<Vec<u8>>();
+        for (index, column) in &columns {
+            let (content, bytes) = match column {
+                _ if *index == 5 => {
+                    let point = G1Affine::generator().to_bytes();
+                    (Content::Committed, [point.as_ref(), &elements(&tail)].concat())
+                }
+                Column::I16(v) => (Content::I16, v.iter().flat_map(|v| v.to_le_bytes()).collect()),
+                Column::I32(v) => (Content::I32, v.iter().flat_map(|v| v.to_le_bytes()).collect()),
+                Column::Field(v) => (Content::Field, elements(v)),
+            };
+            let all = [&(*index as u64).to_le_bytes()[..], &[content as u8], &bytes].concat();
+            let expected = blake2b_simd::blake2b(&all);
+            let group = columns.chunks(LANES).nth(index / LANES).map_or(&[][..], |group| group);
+            assert_eq!(digests(group, &committed)[index % LANES], expected, "column {index}");
+        }
     }
 
     // Z6.

@@ -30,10 +30,8 @@ use lamina_circuits::{
     witness::{Column, Step, Witness},
 };
 
-use rayon::prelude::*;
-
 use crate::{
-    backend::{Backend, Columns, Combination, Setup, Shape, Table},
+    backend::{Backend, Columns, Combination, Kernels, Setup, Shape, Table},
     blinding::{Blinding, Stream, wipe},
     derivation::Derivation,
     error::{BackendError, ProveError, SetupError},
@@ -110,6 +108,8 @@ pub struct Prover<'a, B: Backend> {
     false_claim: Option<FalseClaim>,
     /// Multiples of the blinding rows' bases.
     rows: Table,
+    /// Multiples of what late blinding values stand before: the first powers of `tau`, and `[tau^n]` where it is known.
+    late: Table,
 }
 
 /// A derivation that has been compiled.
@@ -179,6 +179,7 @@ impl<'a, B: Backend> Prover<'a, B> {
             sigma: &pk.sigma,
         })?;
         let rows = Table::new(&bases.lagrange[pk.usable_rows()..]);
+        let late = late_table(&bases);
         Ok(Prover {
             key: pk,
             backend,
@@ -190,6 +191,7 @@ impl<'a, B: Backend> Prover<'a, B> {
             identity,
             derivations: Mutex::default(),
             rows,
+            late,
             self_check: true,
             verified: AtomicBool::new(!backend.verify_first()),
             #[cfg(feature = "cheat")]
@@ -203,6 +205,7 @@ impl<'a, B: Backend> Prover<'a, B> {
     /// [`SetupError::NextPower`] if it is another point.
     pub fn with_next_power(mut self, next_power: G1Affine) -> Result<Self, SetupError> {
         self.bases = self.bases.with_next_power(next_power, self.tau_g2)?;
+        self.late = late_table(&self.bases);
         Ok(self)
     }
 
@@ -375,7 +378,7 @@ impl<'a, B: Backend> Prover<'a, B> {
     fn blinds(&self, indices: &[usize], committed: &[Committed], stream: &mut Stream<'_>) -> Blinds {
         let mut tails: Vec<Vec<Fr>> = indices.iter().map(|_| stream.scalars(self.blinding_rows())).collect();
         stream.skip(indices.len());
-        let shares = tails.par_iter().map(|tail| self.rows.multiply(tail)).collect();
+        let shares = self.rows.multiply(&tails, Kernels::Detected);
         let mut deltas: Vec<Vec<Fr>> = committed.iter().map(|_| Vec::new()).collect();
         for (index, tail) in indices.iter().zip(&mut tails) {
             if let Some(at) = place_of(committed, *index) {
@@ -403,27 +406,27 @@ impl<'a, B: Backend> Prover<'a, B> {
         if let Some(last) = limbs.last_mut() {
             *last = Fr::ZERO;
         }
-        LateBlinds { random, random_point: None, limb_shares: vec![G1::default(); limbs.len()], limbs }
+        LateBlinds { random, random_point: None, limb_shares: vec![G1Affine::default(); limbs.len()], limbs }
     }
 
-    /// What late blinding values add to commitments: needs nothing of the proof. Each multiplication on a core of its own, where there
-    /// are as many.
+    /// What late blinding values add to commitments: needs nothing of the proof.
     fn share_late(&self, late: &mut LateBlinds) {
-        let monomial = &self.bases.monomial;
-        if !late.random.is_empty() {
-            let terms = late.random.par_iter().zip(monomial).map(|(coefficient, base)| base * coefficient);
-            late.random_point = Some(terms.reduce(G1::default, |a, b| a + b).to_affine());
-        }
+        // Before the bases of `late_table`: of the random polynomial, then of each limb.
+        let mut lists = vec![late.random.clone()];
         // Without `[tau^n]` no limb is blinded: that is refused before anything is drawn.
-        let Some(next_power) = self.bases.next_power else { return };
-        let previous: Vec<Fr> = [Fr::ZERO].into_iter().chain(late.limbs.iter().copied()).collect();
-        let share = |(blind, previous): (&Fr, &Fr)| {
-            let (above, below) = rayon::join(|| next_power * blind, || monomial[0] * previous);
-            above - below
-        };
-        late.limb_shares = late.limbs.par_iter().zip(&previous).map(share).collect();
-        let mut previous = previous;
-        wipe(&mut previous);
+        if self.bases.next_power.is_some() {
+            let mut previous = Fr::ZERO;
+            for blind in &late.limbs {
+                let mut list = vec![Fr::ZERO; late_powers(&self.bases) + 1];
+                list[0] = -std::mem::replace(&mut previous, *blind);
+                list[late_powers(&self.bases)] = *blind;
+                lists.push(list);
+            }
+        }
+        let mut points = self.late.multiply(&lists, Kernels::Detected).into_iter();
+        lists.iter_mut().for_each(|list| wipe(list));
+        late.random_point = points.next().filter(|_| !late.random.is_empty());
+        late.limb_shares.iter_mut().zip(points).for_each(|(share, point)| *share = point);
     }
 
     /// What these steps were compiled to, once for all proofs whose witnesses name the same.
@@ -521,7 +524,7 @@ struct LateBlinds {
     random_point: Option<G1Affine>,
     /// As [`Limbs`] has them; zeros where limbs are not blinded.
     limbs: Vec<Fr>,
-    limb_shares: Vec<G1>,
+    limb_shares: Vec<G1Affine>,
 }
 
 impl Drop for LateBlinds {
@@ -1135,6 +1138,17 @@ impl Queries {
         list.extend(read.into_iter().filter(|query| seen.insert(*query)));
         Queries { list, before_random, written }
     }
+}
+
+/// Powers of `tau` that late blinding values stand before.
+fn late_powers(bases: &Bases) -> usize {
+    RANDOM_COEFFICIENTS.min(bases.monomial.len())
+}
+
+/// Multiples of those, and of `[tau^n]`.
+fn late_table(bases: &Bases) -> Table {
+    let powers = bases.monomial[..late_powers(bases)].iter().copied();
+    Table::new(&powers.chain(bases.next_power).collect::<Vec<_>>())
 }
 
 /// Permutation products of a key's proofs.

@@ -108,6 +108,12 @@ Faults from_environment() {
 }
 Faults faults = from_environment();
 
+// What is copied to the host is recorded, or comes from the record while nothing is computed.
+enum class Tape { NONE, RECORDING, REPLAYING } tape = Tape::NONE;
+bool replayed = false;  // once: what lies in memory is not what would
+std::vector<std::vector<char>> answers;
+size_t next_answer;
+
 #define LOCKED std::lock_guard<std::recursive_mutex> lock(mutex)
 
 Stream *stream_of(void *handle) {
@@ -170,7 +176,7 @@ Result release(Address address) {
       abort();
     }
   // Buffers may have held secrets: whoever frees them overwrites them first, unless the device is lost.
-  for (size_t i = 0; i < bytes && !failure; i++)
+  for (size_t i = 0; i < bytes && !failure && !replayed; i++)
     if (data[i]) {
       fprintf(stderr, "emulation: %zu bytes are freed with what was in them\n", bytes);
       abort();
@@ -224,6 +230,23 @@ API void lamina_emu_flip(const char *kernel, unsigned long long launch, unsigned
   faults.flipped = kernel;
   faults.flip_at = launch;
   faults.flip_bit = bit;
+}
+// 0: as usual; 1: copies to the host are recorded from now on; 2: they come from the record, from its beginning, and nothing
+// is computed or copied. 1 if there is no record.
+API int lamina_emu_tape(int what) {
+  LOCKED;
+  drain_all();
+  if (what == 2 && answers.empty()) return 1;
+  tape = static_cast<Tape>(what);
+  replayed = replayed || what == 2;
+  next_answer = 0;
+  if (what == 1) answers.clear();
+  return 0;
+}
+// Answers that the record has, from the one that comes next.
+API unsigned long long lamina_emu_answers() {
+  LOCKED;
+  return answers.size() - next_answer;
 }
 API unsigned long long lamina_emu_launches() {
   LOCKED;
@@ -388,12 +411,14 @@ API Result cuMemsetD8Async(Address at, unsigned char value, size_t bytes, void *
   LOCKED;
   if (failure) return failure;
   if (!on_device(at, bytes)) return INVALID_VALUE;
+  if (tape == Tape::REPLAYING) return SUCCESS;
   return push(stream, [=]() -> Result { return memset(pointer(at), value, bytes), SUCCESS; });
 }
 API Result cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *stream) {
   LOCKED;
   if (failure) return failure;
   if (!on_device(to, bytes)) return INVALID_VALUE;
+  if (tape == Tape::REPLAYING) return SUCCESS;
   if (contains(pinned_memory, from, bytes))
     return push(stream, [=]() -> Result { return memcpy(pointer(to), from, bytes), SUCCESS; });
   const char *const data = static_cast<const char *>(from);
@@ -403,7 +428,21 @@ API Result cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void
 API Result cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) {
   LOCKED;
   if (!on_device(from, bytes)) return INVALID_VALUE;
-  push(stream, [=]() -> Result { return memcpy(to, pointer(from), bytes), SUCCESS; });
+  if (tape == Tape::REPLAYING) {
+    if (next_answer == answers.size() || answers[next_answer].size() != bytes) {
+      fprintf(stderr, "emulation: %zu bytes are asked for, which are not what was recorded\n", bytes);
+      return failure = LAUNCH_FAILED;
+    }
+    memcpy(to, answers[next_answer++].data(), bytes);
+    return SUCCESS;
+  }
+  const bool record = tape == Tape::RECORDING;
+  push(stream, [=]() -> Result {
+    memcpy(to, pointer(from), bytes);
+    const char *const data = static_cast<const char *>(to);
+    if (record) answers.emplace_back(data, data + bytes);
+    return SUCCESS;
+  });
   if (!contains(pinned_memory, to, bytes)) drain(stream_of(stream));
   return failure;
 }
@@ -411,6 +450,7 @@ API Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void *st
   LOCKED;
   if (failure) return failure;
   if (!on_device(to, bytes) || !on_device(from, bytes)) return INVALID_VALUE;
+  if (tape == Tape::REPLAYING) return SUCCESS;
   return push(stream, [=]() -> Result { return memmove(pointer(to), pointer(from), bytes), SUCCESS; });
 }
 
@@ -466,6 +506,7 @@ API Result cuLaunchKernel(void *handle, unsigned grid_x, unsigned grid_y, unsign
   if (!threads || threads > static_cast<size_t>(function->signature.max_threads)) return INVALID_VALUE;
   if (!grid_x || !grid_y || !grid_z || grid_x > 0x7fffffff || grid_y > 65535 || grid_z > 65535) return INVALID_VALUE;
   if (shared_bytes > function->max_shared) return INVALID_VALUE;
+  if (tape == Tape::REPLAYING) return faults.launches++, SUCCESS;
   // Copies of the arguments, one after another, then pointers to them.
   const std::vector<size_t> &sizes = function->signature.argument_sizes;
   std::vector<size_t> places;

@@ -150,6 +150,37 @@ pub fn heal() {
     unsafe { function::<unsafe extern "C" fn()>(b"lamina_emu_heal\0")() }
 }
 
+/// What the stand-in does with what is copied to the host, see [`tape`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tape {
+    /// Nothing.
+    Off,
+    /// Records it, from nothing.
+    Record,
+    /// Takes it from the record, from its beginning, and computes and copies nothing: the host's part of something that has been
+    /// done before, at its own speed. A copy of another size than the recorded one loses the device.
+    Replay,
+}
+
+/// Records what devices answer, or answers what is recorded, in the order in which it was asked for.
+///
+/// # Panics
+/// If the stand-in is not installed, or there is nothing to replay.
+pub fn tape(tape: Tape) {
+    // SAFETY: takes a number, sets variables.
+    let status = unsafe { function::<unsafe extern "C" fn(i32) -> i32>(b"lamina_emu_tape\0")(tape as i32) };
+    assert_eq!(status, 0, "nothing is recorded");
+}
+
+/// How many answers are recorded, or left to replay.
+///
+/// # Panics
+/// If the stand-in is not installed.
+pub fn answers() -> u64 {
+    // SAFETY: takes nothing, returns a number.
+    unsafe { function::<unsafe extern "C" fn() -> u64>(b"lamina_emu_answers\0")() }
+}
+
 /// Launches and allocations since the last [`heal`].
 ///
 /// # Panics

@@ -437,14 +437,17 @@ fn is_identity(point: &G1Affine) -> bool {
     point.x == Fq::ZERO && point.y == Fq::ZERO
 }
 
-/// Multiples of a few bases, for the blinding rows that every column has.
+/// Multiples of a few bases, for blinding values: of every column, of quotient limbs.
 #[derive(Debug)]
 pub(crate) struct Table {
-    /// For each base, each 4-bit position: the multiples 1..=15.
+    /// For each base, each digit's position: the multiples 1, 2, ..
     multiples: Vec<G1Affine>,
 }
 
-const NIBBLES: usize = 64;
+/// Bits of a digit: all of a [`Table`] stays in the cache.
+const DIGIT_BITS: u32 = 6;
+const DIGITS: usize = 256usize.div_ceil(DIGIT_BITS as usize);
+const MULTIPLES: usize = (1 << DIGIT_BITS) - 1;
 
 impl Table {
     pub(crate) fn new(bases: &[G1Affine]) -> Self {
@@ -452,10 +455,10 @@ impl Table {
             .par_iter()
             .flat_map_iter(|base| {
                 let mut start = G1::from(*base);
-                let mut list = Vec::with_capacity(NIBBLES * 15);
-                for _ in 0..NIBBLES {
+                let mut list = Vec::with_capacity(DIGITS * MULTIPLES);
+                for _ in 0..DIGITS {
                     let mut multiple = start;
-                    for _ in 0..15 {
+                    for _ in 0..MULTIPLES {
                         list.push(multiple);
                         multiple += start;
                     }
@@ -464,28 +467,35 @@ impl Table {
                 list
             })
             .collect();
-        let mut affine = vec![G1Affine::default(); multiples.len()];
-        G1::batch_normalize(&multiples, &mut affine);
-        Table { multiples: affine }
+        Table { multiples: normalise(&multiples) }
     }
 
-    /// `sum_i scalars[i] * bases[i]`.
-    pub(crate) fn multiply(&self, scalars: &[Fr]) -> G1Affine {
-        let mut chosen = Vec::with_capacity(scalars.len() * NIBBLES);
-        for (scalar, multiples) in scalars.iter().zip(self.multiples.chunks(NIBBLES * 15)) {
-            let scalar = limbs(scalar);
-            for (at, multiples) in multiples.chunks(15).enumerate() {
-                let nibble = bits_at(&scalar, 4 * at as u32, 4) as usize;
-                if nibble > 0 {
-                    chosen.push(multiples[nibble - 1]);
+    /// `sum_i scalars[i] * bases[i]` for each list of scalars.
+    ///
+    /// Lists that one thread adds up share inversions, so that they cost what their additions do.
+    pub(crate) fn multiply<S: AsRef<[Fr]> + Sync>(&self, lists: &[S], kernels: Kernels) -> Vec<G1Affine> {
+        let sums = |lists: &[S]| {
+            let (mut chosen, mut counts) = (Vec::new(), Vec::with_capacity(lists.len()));
+            for list in lists {
+                let before = chosen.len();
+                let list = list.as_ref().iter();
+                for (scalar, multiples) in list.zip(self.multiples.chunks(DIGITS * MULTIPLES)) {
+                    let scalar = limbs(scalar);
+                    for (at, multiples) in multiples.chunks(MULTIPLES).enumerate() {
+                        let digit = bits_at(&scalar, DIGIT_BITS * at as u32, DIGIT_BITS) as usize;
+                        chosen.extend(digit.checked_sub(1).map(|at| multiples[at]));
+                    }
                 }
+                counts.push((chosen.len() - before) as u32);
             }
-        }
-        let (mut sum, mut spare) = (Vec::new(), Vec::new());
-        let mut counts = [chosen.len() as u32];
-        let batch = &mut Batch::default();
-        reduce(&mut counts, |at| chosen[at], &mut sum, &mut spare, batch);
-        sum.first().copied().unwrap_or_default()
+            let (mut sums, mut spare) = (Vec::new(), Vec::new());
+            reduce(&mut counts, |at| chosen[at], &mut sums, &mut spare, &mut Batch::new(kernels));
+            let mut sums = sums.into_iter();
+            let mut sum = |count: &u32| if *count == 0 { None } else { sums.next() };
+            counts.iter().map(|count| sum(count).unwrap_or_default()).collect::<Vec<_>>()
+        };
+        let size = lists.len().div_ceil(rayon::current_num_threads()).max(1);
+        lists.par_chunks(size).flat_map_iter(sums).collect()
     }
 }
 
@@ -566,7 +576,9 @@ mod tests {
             assert_eq!(sums, expected, "n = {n}");
             let few = n.min(5);
             let table = Table::new(&bases[..few]);
-            assert_eq!(G1::from(table.multiply(&field[..few])), naive(&bases[..few], &field));
+            let lists: Vec<&[Fr]> = (0..=few).map(|len| &field[..len]).collect();
+            let sums: Vec<G1> = lists.iter().map(|list| naive(&bases[..list.len()], list)).collect();
+            assert_eq!(table.multiply(&lists, kernels), normalise(&sums));
         }
     }
 }
