@@ -83,6 +83,17 @@ pub struct Term<'a> {
     pub coefficient: Fr,
 }
 
+/// One term of a linear combination of polynomials: a coefficient times a column of a matrix.
+#[derive(Clone, Copy, Debug)]
+pub struct PolyTerm<'a> {
+    /// Where its coefficients are.
+    pub matrix: &'a Matrix<Fr>,
+    /// Which column of it.
+    pub column: usize,
+    /// What it is multiplied by.
+    pub coefficient: Fr,
+}
+
 /// `struct Column` of cells.cuh: two addresses, then `kind`, `len`, `tail_start`, `rotation`.
 pub(crate) type Descriptor = [u64; 4];
 
@@ -338,160 +349,194 @@ impl Device {
     /// [`Error::Shape`] where a column has other than `rows` rows, [`Error::Memory`], [`Error::Driver`].
     pub fn combine_columns(&self, terms: &[Term<'_>], rows: usize) -> Result<Matrix<Fr>, Error> {
         let mut out = Matrix::uninitialised(self, 1, rows)?;
-        self.combine_columns_to(&mut out, 0, terms)?;
+        self.combine_columns_to(&mut out, 0, &[terms])?;
         Ok(out)
     }
 
-    /// [`Device::combine_columns`], as column `at` of a matrix.
+    /// [`Device::combine_columns`] of each of some lists, as columns `at..` of a matrix, in a few launches for all.
     ///
     /// # Errors
-    /// As there; [`Error::Shape`] where the matrix has no such column.
-    pub fn combine_columns_to(
+    /// As there; [`Error::Shape`] where the matrix has not as many columns.
+    pub fn combine_columns_to<'a, L: AsRef<[Term<'a>]>>(
         &self,
         out: &mut Matrix<Fr>,
         at: usize,
-        terms: &[Term<'_>],
+        lists: &[L],
     ) -> Result<(), Error> {
-        at_most("columns of a matrix, at most", out.columns(), at.saturating_add(1))?;
+        at_most("columns of a matrix, at most", out.columns().saturating_sub(at), lists.len())?;
         let rows = out.rows();
-        let mut fields = Vec::new();
-        let mut integers: [Vec<Factor>; 3] = Default::default();
-        let mut excess = Fr::ZERO;
-        for term in terms {
-            let Term { column, rotation, coefficient } = *term;
-            same("rows of a column", rows, column.rows)?;
-            let (bytes, multiply_adds) = column.work();
-            self.counters.kernel(bytes, multiply_adds);
-            let factor = Factor { descriptor: column.descriptor(rotation), coefficient };
-            match INTEGER_BYTES.iter().position(|bytes| 8 * bytes == column.bits as usize) {
-                None => fields.push(factor),
-                Some(kind) => {
-                    excess += coefficient * column.offset();
-                    integers[kind].push(factor);
+        let mut sums = Vec::with_capacity(lists.len());
+        for (at, terms) in (at..).zip(lists) {
+            let mut sum = Sum::new(out.buffer.base() + (at * rows * size_of::<Fr>()) as u64, rows);
+            for term in terms.as_ref() {
+                let Term { column, rotation, coefficient } = *term;
+                same("rows of a column", rows, column.rows)?;
+                let (bytes, multiply_adds) = column.work();
+                self.counters.kernel(bytes, multiply_adds);
+                let factor = Factor { descriptor: column.descriptor(rotation), coefficient };
+                match INTEGER_BYTES.iter().position(|bytes| 8 * bytes == column.bits as usize) {
+                    None => sum.fields.push(factor),
+                    Some(kind) => {
+                        sum.excess += coefficient * column.offset();
+                        sum.integers[kind].push(factor);
+                    }
                 }
             }
+            sums.push(sum);
         }
-        self.combine_described(&fields, &integers, excess, rows, out.buffer.address_of(at * rows))
+        self.combine(&sums)
     }
 
-    /// `out[i] = sum_l coefficient_l poly_l[i]` for polynomials of at most `len` coefficients, as columns of one.
+    /// `out[i] = sum_l coefficient_l poly_l[i]` for each of some lists of polynomials, which are columns of matrices, in a few launches
+    /// for all.
+    ///
+    /// # Shapes
+    /// lists: terms and the number of coefficients of their sum, which no polynomial has more of.
     ///
     /// # Errors
-    /// [`Error::Shape`] for more than one column or `len` rows, [`Error::Memory`], [`Error::Driver`].
-    pub fn combine_polys(&self, polys: &[(&Matrix<Fr>, Fr)], len: usize) -> Result<Matrix<Fr>, Error> {
-        let mut fields = Vec::with_capacity(polys.len());
-        for (poly, coefficient) in polys {
-            same("columns of a polynomial", 1, poly.columns())?;
-            at_most("coefficients, at most", len, poly.rows())?;
-            self.counters.kernel(32 * poly.rows(), PRODUCT * poly.rows());
-            let descriptor = [poly.buffer.base(), 0, pair(Fr::KIND as usize, poly.rows()), pair(len, 0)];
-            fields.push(Factor { descriptor, coefficient: *coefficient });
+    /// [`Error::Shape`] for a column that is not there or a polynomial of more coefficients, [`Error::Memory`],
+    /// [`Error::Driver`].
+    pub fn combine_polys(&self, lists: &[(Vec<PolyTerm<'_>>, usize)]) -> Result<Vec<Matrix<Fr>>, Error> {
+        let (mut polys, mut sums) = (Vec::with_capacity(lists.len()), Vec::with_capacity(lists.len()));
+        for (terms, len) in lists {
+            let out = Matrix::uninitialised(self, 1, *len)?;
+            let mut sum = Sum::new(out.buffer.base(), *len);
+            for PolyTerm { matrix, column, coefficient } in terms {
+                at_most("columns of a matrix, at most", matrix.columns(), column + 1)?;
+                let rows = matrix.rows();
+                at_most("coefficients, at most", *len, rows)?;
+                self.counters.kernel(32 * rows, PRODUCT * rows);
+                let address = matrix.buffer.base() + (column * rows * size_of::<Fr>()) as u64;
+                let descriptor = [address, 0, pair(Fr::KIND as usize, rows), pair(*len, 0)];
+                sum.fields.push(Factor { descriptor, coefficient: *coefficient });
+            }
+            polys.push(out);
+            sums.push(sum);
         }
-        let out = Matrix::uninitialised(self, 1, len)?;
-        self.combine_described(&fields, &Default::default(), Fr::ZERO, len, out.buffer.address())?;
-        Ok(out)
+        self.combine(&sums)?;
+        Ok(polys)
     }
 
-    /// `integers` are of 8, 16 and 32 bits; `excess` is what their offsets sum to; `target` is where the `rows` elements go.
-    fn combine_described(
-        &self,
-        fields: &[Factor],
-        integers: &[Vec<Factor>; 3],
-        excess: Fr,
-        rows: usize,
-        target: Argument,
-    ) -> Result<(), Error> {
+    /// Computes sums, those of integers of as many rows all.
+    fn combine(&self, sums: &[Sum]) -> Result<(), Error> {
+        let rows = sums.iter().map(|sum| sum.rows).max().unwrap_or(0);
+        if rows == 0 {
+            return Ok(());
+        }
         // As many chunks as keep a large device busy.
-        let wanted = |block_rows: usize| BLOCKS / rows.div_ceil(block_rows).max(1);
-        let field_chunks = wanted(FIELD_ROWS).clamp(1, fields.len().div_ceil(MIN_CHUNK).max(1));
-        let chunk_len = fields.len().div_ceil(field_chunks).clamp(1, MAX_CHUNK);
-        let field_chunks = fields.len().div_ceil(chunk_len);
-        let steps = Steps::of(integers);
-        let chunk_steps =
-            steps.len().div_ceil(wanted(INTEGER_ROWS).clamp(1, (steps.len() / MIN_STEPS).max(1)));
-        let chunk_steps = chunk_steps.clamp(1, MAX_STEPS);
-        let integer_chunks = steps.len().div_ceil(chunk_steps);
-        let chunks = integer_chunks + field_chunks;
-
-        // One chunk goes where the result does.
-        let parts = if chunks == 1 { None } else { Some(Matrix::<Fr>::uninitialised(self, chunks, rows)?) };
-        let part = |chunk: usize| match &parts {
-            Some(parts) => parts.buffer.address_of(chunk * rows),
-            None => target,
+        let wanted = |block_rows: usize| BLOCKS / (rows.div_ceil(block_rows) * sums.len());
+        let of_sums: Vec<Chunks> = sums
+            .iter()
+            .map(|sum| {
+                let fields = sum.fields.len();
+                let field_chunks = wanted(FIELD_ROWS).clamp(1, fields.div_ceil(MIN_CHUNK).max(1));
+                let steps = Steps::of(&sum.integers);
+                let chunk_steps =
+                    steps.len().div_ceil(wanted(INTEGER_ROWS).clamp(1, (steps.len() / MIN_STEPS).max(1)));
+                Chunks {
+                    fields: fields.div_ceil(field_chunks).clamp(1, MAX_CHUNK),
+                    steps: chunk_steps.clamp(1, MAX_STEPS),
+                    of: steps,
+                }
+            })
+            .collect();
+        // Where a sum is of several chunks of a kind, they are computed aside, and added.
+        let aside = |(sum, chunks): (&Sum, &Chunks)| {
+            let (integers, fields) = chunks.count(sum);
+            if integers <= 1 && fields <= 1 { 0 } else { sum.rows * (integers + fields) }
         };
-        let rows_u32 = Argument::U32(rows as u32);
-        let chunk_of: Vec<[u32; 4]> = steps.kinds.chunks(chunk_steps).scan(0, chunk_of).collect();
-        let descriptors: Vec<Descriptor> = fields.iter().map(|factor| factor.descriptor).collect();
-        let scales: Vec<Fr> = fields.iter().map(|factor| factor.coefficient).collect();
+        let cells: usize = sums.iter().zip(&of_sums).map(aside).sum();
+        let parts: Option<Buffer<Fr>> = if cells > 0 { Some(Buffer::new(self, cells)?) } else { None };
+        let mut free = parts.as_ref().map_or(0, Buffer::base);
+
+        let (mut lists, mut added) = (Lists::default(), Vec::new());
+        let mut longest = 0;
+        for (sum, chunks) in sums.iter().zip(&of_sums) {
+            let (integers, fields) = chunks.count(sum);
+            let bytes = (sum.rows * size_of::<Fr>()) as u64;
+            let is_aside = aside((sum, chunks)) > 0;
+            if is_aside {
+                let count = pair(sum.rows, integers + fields);
+                added.push([sum.to, free, count]);
+            }
+            let mut to = || {
+                let to = if is_aside { free } else { sum.to };
+                free += if is_aside { bytes } else { 0 };
+                to
+            };
+            lists.push_integers(sum, chunks, &mut to);
+            longest = longest.max(chunks.fields.min(sum.fields.len()));
+            let first = lists.columns.len();
+            lists.columns.extend(sum.fields.iter().map(|factor| factor.descriptor));
+            lists.scales.extend(sum.fields.iter().map(|factor| factor.coefficient));
+            let add = u64::from(!is_aside && integers > 0);
+            // Zeros, where nothing is summed.
+            let none = usize::from(integers + fields == 0);
+            for chunk in 0..fields + none {
+                let (before, left) = (chunk * chunks.fields, sum.fields.len() - chunk * chunks.fields);
+                let count = left.min(chunks.fields);
+                lists.chunks.push([to(), pair(first + before, count), pair(sum.rows, add as usize)]);
+            }
+            // What is written, read again where it is added to, and where several are added their sum.
+            let again = if is_aside { integers + fields + 1 } else { usize::from(add > 0) };
+            self.counters.kernel(32 * sum.rows * (integers + fields + none + again), 0);
+            self.counters.kernel(0, REDUCTION * sum.rows * integers);
+        }
+
         let mut pack = Pack::default();
         let of_integers = [
-            pack.push(&steps.descriptors),
-            pack.push(&steps.coefficients),
-            pack.push(&steps.elements),
-            pack.push(&chunk_of),
+            pack.push(&lists.step_columns),
+            pack.push(&lists.step_scales),
+            pack.push(&lists.elements),
+            pack.push(&lists.step_chunks),
+            pack.push(&lists.excesses),
         ];
-        let of_fields = [pack.push(&descriptors), pack.push(&scales)];
-        let lists = pack.send(self)?;
-        if !steps.is_empty() {
-            let [list, coefficients, elements, chunk_of] = of_integers.map(|at| lists.address_of(at));
+        let of_fields = [pack.push(&lists.columns), pack.push(&lists.scales), pack.push(&lists.chunks)];
+        let added_at = pack.push(&added);
+        let sent = pack.send(self)?;
+        if !lists.step_chunks.is_empty() {
+            let [columns, scales, elements, chunks, excesses] = of_integers.map(|at| sent.address_of(at));
             let row_blocks = rows.div_ceil(INTEGER_ROWS);
-            let arguments = [
-                part(0),
-                list,
-                coefficients,
-                elements,
-                chunk_of,
-                excess.into(),
-                rows_u32,
-                Argument::U32(chunk_steps as u32),
-                Argument::U32(row_blocks as u32),
-            ];
-            let grid = Grid { blocks: row_blocks * integer_chunks, threads: 128, shared_bytes: 0 };
-            self.counters.kernel(0, REDUCTION * rows * integer_chunks);
-            // SAFETY: `combine_integers`. parts: [chunks, n], of which it takes the first; columns of n rows and
-            // coefficients, as many as the steps of each kind ask for; elements: [steps, 32], chunk_of: [chunks].
+            let [n, row_blocks_u32] = [rows, row_blocks].map(|v| Argument::U32(v as u32));
+            let arguments = [columns, scales, elements, chunks, excesses, n, row_blocks_u32];
+            let blocks = row_blocks * lists.step_chunks.len();
+            let grid = Grid { blocks, threads: 128, shared_bytes: 0 };
+            // SAFETY: `combine_integers`. columns of n rows and coefficients, as many as the steps of each kind ask for; elements:
+            // [steps, 32]; chunks: each with where its n rows go, and which of the excesses it takes off.
             unsafe { self.launch("combine_integers", grid, &arguments) }?;
         }
-        if !fields.is_empty() {
-            let [list, coefficients] = of_fields.map(|at| lists.address_of(at));
+        if !lists.chunks.is_empty() {
+            let [columns, scales, chunks] = of_fields.map(|at| sent.address_of(at));
             let row_blocks = rows.div_ceil(FIELD_ROWS);
-            let arguments = [
-                part(integer_chunks),
-                list,
-                coefficients,
-                rows_u32,
-                Argument::U32(fields.len() as u32),
-                Argument::U32(chunk_len as u32),
-                Argument::U32(row_blocks as u32),
-            ];
-            let blocks = row_blocks * field_chunks;
-            let grid = Grid { blocks, threads: 256, shared_bytes: 64 * chunk_len };
-            // SAFETY: `combine_fields`. parts: [chunks, n], the last ones; columns and coefficients: [count], columns of
-            // n rows.
+            let [longest_u32, row_blocks_u32] = [longest, row_blocks].map(|v| Argument::U32(v as u32));
+            let arguments = [columns, scales, chunks, longest_u32, row_blocks_u32];
+            let blocks = row_blocks * lists.chunks.len();
+            let grid = Grid { blocks, threads: 256, shared_bytes: 64 * longest };
+            // SAFETY: `combine_fields`. columns and coefficients: [count]; chunks: each with where its rows go, and its columns
+            // among those, of as many rows, at most as many as shared memory has room for.
             unsafe { self.launch("combine_fields", grid, &arguments) }?;
         }
-        // What is written; with several chunks what is read again, and their sum.
-        self.counters.kernel(32 * rows * chunks, 0);
-        match &parts {
-            None => Ok(()),
-            Some(parts) => self.sum_columns_to(target, parts),
-        }
+        self.add_up(&added, rows, sent.address_of(added_at))
     }
 
     /// `out[i] = sum_c columns[c][i]`.
     pub(crate) fn sum_columns(&self, columns: &Matrix<Fr>) -> Result<Matrix<Fr>, Error> {
-        let out = Matrix::uninitialised(self, 1, columns.rows())?;
-        self.sum_columns_to(out.buffer.address(), columns)?;
+        let (count, rows) = (columns.columns(), columns.rows());
+        let out = Matrix::uninitialised(self, 1, rows)?;
+        self.counters.kernel(32 * rows * (count + 1), 0);
+        let sums = [[out.buffer.base(), columns.buffer.base(), pair(rows, count)]];
+        let list = Buffer::from_host(self, &sums)?;
+        self.add_up(&sums, rows, list.address())?;
         Ok(out)
     }
 
-    fn sum_columns_to(&self, target: Argument, columns: &Matrix<Fr>) -> Result<(), Error> {
-        let (count, rows) = (columns.columns(), columns.rows());
-        self.counters.kernel(32 * rows * (count + 1), 0);
-        let [n, chunks] = [rows, count].map(|v| Argument::U32(v as u32));
-        let arguments = [target, columns.buffer.address(), n, chunks];
-        // SAFETY: `columns_sum`. out: [n], parts: [chunks, n].
-        unsafe { self.launch("columns_sum", Grid::of(rows, 256), &arguments) }
+    /// Adds columns up; `list` is where `sums`, `struct Sum` of columns.cu, are on the device.
+    fn add_up(&self, sums: &[[u64; 3]], rows: usize, list: Argument) -> Result<(), Error> {
+        let row_blocks = rows.div_ceil(256);
+        let arguments = [list, Argument::U32(row_blocks as u32)];
+        let grid = Grid { blocks: row_blocks * sums.len(), threads: 256, shared_bytes: 0 };
+        // SAFETY: `columns_sum`. sums: each with where its rows go and where its columns are, at most `rows` rows.
+        unsafe { self.launch("columns_sum", grid, &arguments) }
     }
 
     /// `L_i(x) = (x^n - 1) / n * w^i / (x - w^i)`, `i < n`: zero where `x` is a root of unity.
@@ -688,14 +733,76 @@ impl Steps {
     }
 }
 
-/// `struct Steps` of columns.cu: the first column of a chunk, and steps of each kind. `first` goes on to the next chunk's.
-fn chunk_of(first: &mut u32, kinds: &[usize]) -> Option<[u32; 4]> {
-    let mut chunk = [*first, 0, 0, 0];
-    for kind in kinds {
-        chunk[1 + kind] += 1;
-        *first += (STEP_BYTES / INTEGER_BYTES[*kind]) as u32;
+/// A linear combination, and where its rows go.
+struct Sum {
+    fields: Vec<Factor>,
+    /// Of 8, 16 and 32 bits.
+    integers: [Vec<Factor>; 3],
+    /// What the offsets of integers sum to.
+    excess: Fr,
+    to: u64,
+    rows: usize,
+}
+
+impl Sum {
+    fn new(to: u64, rows: usize) -> Self {
+        Sum { fields: Vec::new(), integers: Default::default(), excess: Fr::ZERO, to, rows }
     }
-    Some(chunk)
+}
+
+/// How a sum is cut into chunks.
+struct Chunks {
+    /// Columns of field elements of a chunk, at most.
+    fields: usize,
+    /// Steps of a chunk, at most.
+    steps: usize,
+    /// All its steps.
+    of: Steps,
+}
+
+impl Chunks {
+    /// Chunks of integers, and of field elements.
+    fn count(&self, sum: &Sum) -> (usize, usize) {
+        (self.of.len().div_ceil(self.steps), sum.fields.len().div_ceil(self.fields))
+    }
+}
+
+/// What `combine_integers` and `combine_fields` take, for all sums.
+#[derive(Default)]
+struct Lists {
+    step_columns: Vec<Descriptor>,
+    step_scales: Vec<Fr>,
+    elements: Vec<[u32; 4]>,
+    /// `struct Steps` of columns.cu.
+    step_chunks: Vec<[u64; 4]>,
+    excesses: Vec<Fr>,
+    columns: Vec<Descriptor>,
+    scales: Vec<Fr>,
+    /// `struct Fields` of columns.cu.
+    chunks: Vec<[u64; 3]>,
+}
+
+impl Lists {
+    /// Adds a sum's integers. `to`: where the next chunk goes.
+    fn push_integers(&mut self, sum: &Sum, chunks: &Chunks, to: &mut dyn FnMut() -> u64) {
+        let steps = &chunks.of;
+        let (mut first, mut first_step) = (self.step_columns.len(), self.elements.len() / 32);
+        // The first chunk's, and none: that of all others.
+        let excess = self.excesses.len();
+        if !steps.is_empty() {
+            self.excesses.extend([sum.excess, Fr::ZERO]);
+        }
+        for (at, kinds) in steps.kinds.chunks(chunks.steps).enumerate() {
+            let of = |kind: usize| kinds.iter().filter(|other| **other == kind).count();
+            let of_32 = pair(of(2), excess + usize::from(at > 0));
+            self.step_chunks.push([to(), pair(first, first_step), pair(of(0), of(1)), of_32]);
+            first += kinds.iter().map(|kind| STEP_BYTES / INTEGER_BYTES[*kind]).sum::<usize>();
+            first_step += kinds.len();
+        }
+        self.step_columns.extend(&steps.descriptors);
+        self.step_scales.extend(&steps.coefficients);
+        self.elements.extend(&steps.elements);
+    }
 }
 
 const _: () = assert!(Fr::NUM_BITS == 254, "2^15 products of elements and bytes are below 2^280");

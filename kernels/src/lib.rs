@@ -28,7 +28,7 @@ mod scan;
 mod store;
 mod work;
 
-pub use column::{Column, Term};
+pub use column::{Column, PolyTerm, Term};
 pub use device::{Ceilings, Device, Mark, PTX};
 pub use error::Error;
 pub use field::Operation;

@@ -17,40 +17,51 @@ LAMINA_EXPORT(columns_expand)
 
 constexpr u32 COMBINE_THREADS = 256, COMBINE_ROWS = 2;
 
-// parts[chunk, i] = sum over the chunk's columns of c_l v_l[i], for columns of field elements.
+// Columns of field elements that a block of `combine_fields` adds up, and where the sum goes. The launcher has the same layout.
+struct alignas(8) Fields {
+  Fr *to;             // [n]
+  u32 first, count;   // of the columns, at most chunk_len
+  u32 n;              // rows, of the columns too
+  u32 add;            // whether to add it to what is there
+};
+
+// to[i] = sum over the chunk's columns of c_l v_l[i], and what was there, for columns of field elements.
 // A block takes 512 rows of one chunk. Shared memory: 64 * chunk_len bytes.
 LAMINA_KERNEL(COMBINE_THREADS, combine_fields)(
-    Fr *parts,              // [chunks, n]
-    const Column *columns,  // [count]
-    const Fr *c,            // [count]
-    u32 n,
-    u32 count,
-    u32 chunk_len,          // columns of a chunk
-    u32 row_blocks)         // ceil(n / 512); blocks: row_blocks * chunks
+    const Column *columns,   // [count]
+    const Fr *c,             // [count]
+    const Fields *chunk_of,  // [chunks]
+    u32 chunk_len,           // columns of a chunk, at most
+    u32 row_blocks)          // ceil(n / 512) for the largest n; blocks: row_blocks * chunks
 {
   LAMINA_SHARED(Fr, coefficients);
   Column *const list = reinterpret_cast<Column *>(coefficients + chunk_len);
-  const u32 chunk = blockIdx.x / row_blocks, first = chunk * chunk_len;
-  const u32 own = count - first < chunk_len ? count - first : chunk_len;
-  for (u32 l = threadIdx.x; l < own; l += blockDim.x) {
-    coefficients[l] = c[first + l];
-    list[l] = columns[first + l];
+  const Fields chunk = chunk_of[blockIdx.x / row_blocks];
+  for (u32 l = threadIdx.x; l < chunk.count; l += blockDim.x) {
+    coefficients[l] = c[chunk.first + l];
+    list[l] = columns[chunk.first + l];
   }
   __syncthreads();
+  const u32 n = chunk.n;
   const u32 row = (blockIdx.x % row_blocks) * COMBINE_THREADS * COMBINE_ROWS + threadIdx.x;
   const u32 next = row + COMBINE_THREADS;
+  if (row >= n) return;
   // What is beyond the last row is computed as the last row, and not kept.
-  const u32 i0 = row < n ? row : n - 1, i1 = next < n ? next : n - 1;
+  const u32 i1 = next < n ? next : n - 1;
   Fr sum0 = fp_zero<FrParameters>(), sum1 = sum0;
+  if (chunk.add) {
+    sum0 = chunk.to[row];
+    if (next < n) sum1 = chunk.to[next];
+  }
 #pragma unroll 1
-  for (u32 l = 0; l < own; l++) {
+  for (u32 l = 0; l < chunk.count; l++) {
     const Column column = list[l];
     const Fr coefficient = coefficients[l];
-    sum0 = sum0 + coefficient * load_element(column, rotated(column, i0, n));
+    sum0 = sum0 + coefficient * load_element(column, rotated(column, row, n));
     sum1 = sum1 + coefficient * load_element(column, rotated(column, i1, n));
   }
-  if (row < n) parts[(u64)chunk * n + row] = canonical(sum0);
-  if (next < n) parts[(u64)chunk * n + next] = canonical(sum1);
+  chunk.to[row] = canonical(sum0);
+  if (next < n) chunk.to[next] = canonical(sum1);
 }
 LAMINA_EXPORT(combine_fields)
 
@@ -124,34 +135,34 @@ LAMINA_FN bool combine_steps(ByteSums *sums, const Column *&columns, const Quad 
   return tail;
 }
 
-// The steps of a chunk. The launcher has the same layout.
+// The steps of a chunk, and where their sum goes. The launcher has the same layout.
 struct alignas(16) Steps {
-  u32 first;               // the first step's first column
-  u32 of_8, of_16, of_32;  // steps of columns of 8 bits, then of 16, then of 32
+  Fr *to;                  // [n]
+  u32 first, first_step;   // the first step's first column, and which step it is of all
+  u32 of_8, of_16, of_32;  // steps of columns of 8 bits, then of 16, then of 32: at most BYTE_TERMS / 16
+  u32 excess;              // what is taken off
 };
 
-// parts[chunk, i] = sum over the chunk's columns of c_l (v_l[i] + offset_l), less `excess` in the first chunk, for columns of
-// integers: `offset_l` is 2^(bits - 1), none in tails.
+// to[i] = sum over the chunk's columns of c_l (v_l[i] + offset_l), less an excess, for columns of integers: `offset_l` is
+// 2^(bits - 1), none in tails.
 // A block takes 256 rows of one chunk, a warp 64 of them. No shared memory.
 LAMINA_KERNEL(STEP_THREADS, combine_integers)(
-    Fr *parts,              // [chunks, n]
     const Column *columns,  // step after step: where there are too few of a kind, any of it
     const Fr *c,            // as many, zero where there are too few
     const Quad *elements,   // [steps, 32 lanes]: as `bytes_multiply` takes them, c_l 256^j for byte j of column l
-    const Steps *chunk_of,  // [chunks]: at most BYTE_TERMS / 16 steps each
-    Fr excess,
+    const Steps *chunk_of,  // [chunks]
+    const Fr *excesses,     // as many as chunks name
     u32 n,
-    u32 chunk_steps,        // steps of every chunk but the last
     u32 row_blocks)         // ceil(n / 256); blocks: row_blocks * chunks
 {
-  const u32 chunk = blockIdx.x / row_blocks, lane = threadIdx.x & 31;
+  const u32 lane = threadIdx.x & 31;
   const u32 warp_row = (blockIdx.x % row_blocks * (STEP_THREADS / 32) + threadIdx.x / 32) * WARP_ROWS;
   // All lanes of a warp or none.
   if (warp_row >= n) return;
   const u32 row = warp_row + lane / 4 * LANE_ROWS;
-  const Steps steps = chunk_of[chunk];
+  const Steps steps = chunk_of[blockIdx.x / row_blocks];
   const Column *const begin = columns + steps.first, *end = begin;
-  elements += (u64)chunk * chunk_steps * 32;
+  elements += (u64)steps.first_step * 32;
   ByteSums sums[LANE_ROWS];
 #pragma unroll
   for (u32 f = 0; f < LANE_ROWS; f++) sums[f] = bytes_zero();
@@ -173,28 +184,31 @@ LAMINA_KERNEL(STEP_THREADS, combine_integers)(
       if (r1 >= column.tail_start) sum1 = sum1 + coefficient * load_element(column, r1);
     }
   }
-  if (chunk == 0) {
-    sum0 = sum0 - excess;
-    sum1 = sum1 - excess;
-  }
-  if (at0 < n) parts[(u64)chunk * n + at0] = canonical(sum0);
-  if (at1 < n) parts[(u64)chunk * n + at1] = canonical(sum1);
+  const Fr excess = excesses[steps.excess];
+  if (at0 < n) steps.to[at0] = canonical(sum0 - excess);
+  if (at1 < n) steps.to[at1] = canonical(sum1 - excess);
 }
 LAMINA_EXPORT(combine_integers)
 
-// out[i] = sum_chunk parts[chunk, i]
+// Columns that are added up. The launcher has the same layout.
+struct alignas(8) Sum {
+  Fr *to;           // [n]
+  const Fr *parts;  // [count, n]
+  u32 n, count;
+};
+
+// to[i] = sum_l parts[l, i]
 LAMINA_KERNEL(256, columns_sum)(
-    Fr *out,          // [n]
-    const Fr *parts,  // [chunks, n]
-    u32 n,
-    u32 chunks)
+    const Sum *sums,
+    u32 row_blocks)   // ceil(n / 256) for the largest n; blocks: row_blocks * sums
 {
-  const u32 i = global_thread();
-  if (i >= n) return;
+  const Sum own = sums[blockIdx.x / row_blocks];
+  const u32 i = blockIdx.x % row_blocks * blockDim.x + threadIdx.x;
+  if (i >= own.n) return;
   Fr sum = fp_zero<FrParameters>();
 #pragma unroll 1
-  for (u32 chunk = 0; chunk < chunks; chunk++) sum = sum + parts[(u64)chunk * n + i];
-  out[i] = canonical(sum);
+  for (u32 l = 0; l < own.count; l++) sum = sum + own.parts[(u64)l * own.n + i];
+  own.to[i] = canonical(sum);
 }
 LAMINA_EXPORT(columns_sum)
 

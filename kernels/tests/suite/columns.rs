@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ff::{Field, PrimeField};
 use lamina_circuits::Fr;
-use lamina_kernels::{Cell, Column, Device, Error, Matrix, Ntt, Term};
+use lamina_kernels::{Cell, Column, Device, Error, Matrix, Ntt, PolyTerm, Term};
 
 use crate::common::{Integer, cells, device, elements, matrix, single};
 
@@ -127,6 +127,49 @@ fn combinations_of_rotated_columns_of_all_kinds() {
         }
         assert_eq!(device.combine_columns(&terms, rows).unwrap().column(&device, 0).unwrap(), expected);
     }
+    // Several at once: of integers and of field elements, in one chunk and in several, of one kind, of nothing.
+    for rows in [70, 600] {
+        let (columns, values) = mixed(&device, rows);
+        let coefficients = elements::<Fr>(columns.len() * 30 + 3, 5).split_off(3);
+        let lists: Vec<Vec<usize>> = vec![
+            (0..columns.len()).collect(),
+            (0..30 * columns.len()).collect(),
+            vec![],
+            (0..columns.len()).filter(|at| columns[*at].bits() == 0).collect(),
+            (0..columns.len()).filter(|at| columns[*at].bits() == 16).collect(),
+            (0..300).filter(|at| columns[*at % columns.len()].bits() == 8).collect(),
+            vec![1],
+        ];
+        let rotation = |at: usize| at as i64 % 5 - 2;
+        let terms = |list: &Vec<usize>| -> Vec<Term<'_>> {
+            let term = |at: &usize| Term {
+                column: &columns[at % columns.len()],
+                rotation: rotation(*at),
+                coefficient: coefficients[*at % coefficients.len()],
+            };
+            list.iter().map(term).collect()
+        };
+        // Around them what must stay.
+        let before = elements::<Fr>(rows, 9);
+        let all: Vec<&[Fr]> = (0..lists.len() + 2).map(|_| &before[..]).collect();
+        let mut out = Matrix::from_columns(&device, &all).unwrap();
+        let sums: Vec<Vec<Term<'_>>> = lists.iter().map(terms).collect();
+        device.combine_columns_to(&mut out, 1, &sums).unwrap();
+        let out = out.to_columns(&device).unwrap();
+        assert!(out[0] == before && out[lists.len() + 1] == before, "{rows} rows");
+        for (list, out) in lists.iter().zip(&out[1..]) {
+            let mut expected = vec![Fr::ZERO; rows];
+            for at in list {
+                let row = turned(&values[at % columns.len()], rotation(*at));
+                let coefficient = coefficients[*at % coefficients.len()];
+                expected.iter_mut().zip(row).for_each(|(sum, v)| *sum += coefficient * v);
+            }
+            assert!(*out == expected, "{list:?}, {rows} rows");
+        }
+        let mut small = Matrix::zeros(&device, lists.len(), rows).unwrap();
+        let error = device.combine_columns_to(&mut small, 1, &sums).unwrap_err();
+        assert!(matches!(error, Error::Shape { .. }), "{error}");
+    }
     let none = device.combine_columns(&[], 5).unwrap();
     assert_eq!(none.column(&device, 0).unwrap(), [Fr::ZERO; 5]);
 }
@@ -178,13 +221,38 @@ fn combinations_of_polynomials_of_any_length() {
     let on_device: Vec<_> = polys.iter().map(|poly| single(&device, poly)).collect();
     // Random ones: polynomials begin with the same edge values, which edge values would cancel.
     let coefficients = elements::<Fr>(36, 4).split_off(32);
-    let list: Vec<_> = on_device.iter().zip(coefficients.iter().copied()).collect();
-    let mut expected = vec![Fr::ZERO; 33];
-    for (poly, c) in polys.iter().zip(&coefficients) {
-        expected.iter_mut().zip(poly).for_each(|(sum, v)| *sum += *c * v);
-    }
-    let mut sum = device.combine_polys(&list, 33).unwrap();
-    assert_eq!(sum.column(&device, 0).unwrap(), expected);
+    let term = |(matrix, coefficient)| PolyTerm { matrix, column: 0, coefficient };
+    let list: Vec<_> = on_device.iter().zip(coefficients.iter().copied()).map(term).collect();
+    let sum_of = |polys: &[Vec<Fr>], coefficients: &[Fr], len: usize| {
+        let mut expected = vec![Fr::ZERO; len];
+        for (poly, c) in polys.iter().zip(coefficients) {
+            expected.iter_mut().zip(poly).for_each(|(sum, v)| *sum += *c * v);
+        }
+        expected
+    };
+    let mut expected = sum_of(&polys, &coefficients, 33);
+    // Several at once, of several lengths; one of nothing, one of no coefficients, one of columns of one matrix.
+    let twice = vec![polys[2].clone(); 2];
+    let two = matrix(&device, &twice);
+    let of_two = [0, 1].map(|column| PolyTerm { matrix: &two, column, coefficient: coefficients[column] });
+    let lists = [
+        (list.clone(), 33),
+        (vec![], 7),
+        (list[1..].to_vec(), 600),
+        (vec![], 0),
+        (of_two.to_vec(), 4),
+        (list[..1].to_vec(), 33),
+    ];
+    let sums: Vec<Vec<Fr>> =
+        device.combine_polys(&lists).unwrap().iter().map(|sum| sum.column(&device, 0).unwrap()).collect();
+    assert_eq!(sums[0], expected);
+    assert_eq!(sums[1], [Fr::ZERO; 7]);
+    assert_eq!(sums[2], sum_of(&polys[1..], &coefficients[1..], 600));
+    assert_eq!(sums[3], []);
+    assert_eq!(sums[4], sum_of(&twice, &coefficients, 4));
+    assert_eq!(sums[5], sum_of(&polys[..1], &coefficients, 33));
+    assert!(device.combine_polys(&[]).unwrap().is_empty());
+    let mut sum = device.combine_polys(&lists[..1]).unwrap().remove(0);
     let entries = [(31, Fr::from(5)), (1, Fr::from(7)), (31, -Fr::from(2)), (0, Fr::ONE)];
     assert!(expected[1] != Fr::ZERO && expected[31] != Fr::ZERO);
     device.add_sparse(&mut sum, &entries).unwrap();
@@ -192,7 +260,9 @@ fn combinations_of_polynomials_of_any_length() {
     assert_eq!(sum.column(&device, 0).unwrap(), expected);
     let shape = |error: Error| assert!(matches!(error, Error::Shape { .. }), "{error}");
     shape(device.add_sparse(&mut sum, &[(33, Fr::ONE)]).unwrap_err());
-    shape(device.combine_polys(&list, 32).unwrap_err());
+    shape(device.combine_polys(&[(list, 32)]).unwrap_err());
+    let beyond = PolyTerm { matrix: &two, column: 2, coefficient: Fr::ONE };
+    shape(device.combine_polys(&[(vec![beyond], 4)]).unwrap_err());
 }
 
 #[test]

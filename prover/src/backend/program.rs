@@ -57,6 +57,7 @@ impl Coefficient {
 /// What the quotient needs: slots to transform, code to run.
 #[derive(Debug)]
 pub(crate) struct Program {
+    /// Columns, then combinations.
     pub(crate) slots: Vec<Slot>,
     pub(crate) ops: Vec<Op>,
     pub(crate) registers: usize,
@@ -124,9 +125,37 @@ impl Program {
         costs: &Costs,
     ) -> (Vec<Slot>, Vec<Program>) {
         let mut compiler = Compiler::new(nodes, tape, roots, costs);
-        let programs = roots.iter().map(|root| compiler.run(*root)).collect();
-        (compiler.slots, programs)
+        let mut programs: Vec<Program> = roots.iter().map(|root| compiler.run(*root)).collect();
+        let slots = columns_first(compiler.slots, &mut programs);
+        (slots, programs)
     }
+}
+
+/// Sorts slots: columns, then combinations, so that a device makes all of a kind at once.
+fn columns_first(slots: Vec<Slot>, programs: &mut [Program]) -> Vec<Slot> {
+    let (columns, combinations): (Vec<_>, Vec<_>) =
+        slots.into_iter().enumerate().partition(|(_, slot)| matches!(slot, Slot::Column(_)));
+    let mut places = vec![0; columns.len() + combinations.len()];
+    let mut sorted = Vec::with_capacity(places.len());
+    for (before, slot) in columns.into_iter().chain(combinations) {
+        places[before] = sorted.len();
+        sorted.push(slot);
+    }
+    let place = |operand: &mut Operand| {
+        if let Operand::Slot(slot, _) = operand {
+            *slot = places[*slot];
+        }
+    };
+    for program in programs {
+        for op in &mut program.ops {
+            match op {
+                Op::Product { left, right, .. } => [left, right].into_iter().for_each(place),
+                Op::Sum { terms, .. } => terms.iter_mut().for_each(|(_, operand)| place(operand)),
+            }
+        }
+        place(&mut program.result);
+    }
+    sorted
 }
 
 /// The nodes that one needs, operands before their users.

@@ -16,7 +16,7 @@ use ff::Field;
 use halo2_proofs::halo2curves::bn256::{G1, G1Affine};
 use lamina_circuits::{Fr, witness::Column};
 use lamina_kernels::{
-    Ceilings, Cell, Column as DeviceColumn, Coset, Device, Instruction, Matrix, Msm, Ntt, Permutation, Place,
+    Ceilings, Cell, Column as DeviceColumn, Coset, Device, Instruction, Matrix, Msm, Ntt, Permutation, Place, PolyTerm,
     Program as DeviceProgram, Term,
 };
 
@@ -36,7 +36,7 @@ use crate::{
     blinding::wipe,
     derivation::Derivation,
     error::BackendError,
-    expression::Source,
+    expression::{Atom, Source},
     tape::{Scalar, Values},
 };
 
@@ -202,33 +202,30 @@ impl Cuda {
         slots: &[Slot],
         scalars: &Values,
     ) -> Result<Matrix<Fr>, BackendError> {
-        let alone = |slot: &Slot| match slot {
-            Slot::Column(source) => Some(key.column(columns, *source)),
-            Slot::Combination(_) => None,
-        };
-        // Runs of columns are turned into field elements together.
-        let mut values = Matrix::uninitialised(&self.device, slots.len(), key.n)?;
-        let mut at = 0;
-        while at < slots.len() {
-            let run: Vec<&DeviceColumn> = slots[at..].iter().map_while(alone).collect();
-            if let (true, Slot::Combination(terms)) = (run.is_empty(), &slots[at]) {
-                let terms: Vec<Term<'_>> = terms
-                    .iter()
-                    .map(|(atom, coefficient)| Term {
+        // Columns come first, as `Program` has it.
+        let (mut columns_alone, mut combinations) = (Vec::new(), Vec::new());
+        for slot in slots {
+            match slot {
+                Slot::Column(source) => columns_alone.push(key.column(columns, *source)),
+                Slot::Combination(terms) => {
+                    let term = |(atom, coefficient): &(Atom, Scalar)| Term {
                         column: key.column(columns, atom.source),
                         rotation: i64::from(atom.rotation),
                         coefficient: scalars[*coefficient],
-                    })
-                    .collect();
-                self.device.combine_columns_to(&mut values, at, &terms)?;
-                at += 1;
-            } else {
-                self.device.expand_to(&mut values, at, &run)?;
-                at += run.len();
+                    };
+                    combinations.push(terms.iter().map(term).collect::<Vec<_>>());
+                }
             }
         }
+        let mut values = Matrix::uninitialised(&self.device, slots.len(), key.n)?;
+        self.device.expand_to(&mut values, 0, &columns_alone)?;
+        self.device.combine_columns_to(&mut values, columns_alone.len(), &combinations)?;
         Ok(values)
     }
+}
+
+fn poly_term(matrix: &Matrix<Fr>, column: usize, coefficient: Fr) -> PolyTerm<'_> {
+    PolyTerm { matrix, column, coefficient }
 }
 
 /// The instructions of a device for a program, without loads of what is at hand and stores that nobody reads.
@@ -575,10 +572,11 @@ impl Backend for Cuda {
         }
         drop(kept);
         let limb = |weights: &Vec<Fr>| {
-            let polys: Vec<_> = parts.iter().zip(weights.iter().copied()).collect();
-            Ok(device.combine_polys(&polys, n)?)
+            let terms = parts.iter().zip(weights).map(|(part, weight)| poly_term(part, 0, *weight));
+            (terms.collect(), n)
         };
-        key.limb_weights.iter().map(limb).collect()
+        let limbs: Vec<_> = key.limb_weights.iter().map(limb).collect();
+        Ok(device.combine_polys(&limbs)?)
     }
 
     fn evaluate(
@@ -607,41 +605,46 @@ impl Backend for Cuda {
         combinations: &[Combination<'_, Matrix<Fr>>],
     ) -> Result<Vec<Matrix<Fr>>, BackendError> {
         let device = &self.device;
-        combinations
+        // Those with columns are combined and transformed together.
+        let of_columns: Vec<Vec<Term<'_>>> = combinations
+            .iter()
+            .filter(|combination| !combination.columns.is_empty())
+            .map(|combination| {
+                let term = |(source, coefficient): &(Source, Fr)| Term {
+                    column: key.column(columns, *source),
+                    rotation: 0,
+                    coefficient: *coefficient,
+                };
+                combination.columns.iter().map(term).collect()
+            })
+            .collect();
+        let bases = if of_columns.is_empty() {
+            None
+        } else {
+            let mut bases = Matrix::uninitialised(device, of_columns.len(), key.n)?;
+            device.combine_columns_to(&mut bases, 0, &of_columns)?;
+            Some(key.ntt.coefficients(&bases)?)
+        };
+        let mut places = 0..of_columns.len();
+        let lists: Vec<(Vec<PolyTerm<'_>>, usize)> = combinations
             .iter()
             .map(|combination| {
-                let base = if combination.columns.is_empty() {
-                    None
-                } else {
-                    let terms: Vec<Term<'_>> = combination
-                        .columns
-                        .iter()
-                        .map(|(source, coefficient)| Term {
-                            column: key.column(columns, *source),
-                            rotation: 0,
-                            coefficient: *coefficient,
-                        })
-                        .collect();
-                    Some(key.ntt.coefficients(&device.combine_columns(&terms, key.n)?)?)
-                };
+                let place = if combination.columns.is_empty() { None } else { places.next() };
+                let base = bases.as_ref().zip(place).map(|(bases, at)| poly_term(bases, at, Fr::ONE));
+                let polys = combination.polys.iter().map(|(poly, c)| poly_term(poly, 0, *c));
                 let longest = combination.polys.iter().map(|(poly, _)| poly.rows());
                 let sparse = combination.sparse.iter().map(|(power, _)| power + 1);
                 let len = longest.chain(sparse).fold(key.n, usize::max);
-                let mut sum = match base {
-                    Some(base) if combination.polys.is_empty() && len == key.n => base,
-                    base => {
-                        let first = base.iter().map(|base| (base, Fr::ONE));
-                        let polys = combination.polys.iter().map(|(poly, c)| (*poly, *c));
-                        let polys: Vec<(&Matrix<Fr>, Fr)> = first.chain(polys).collect();
-                        device.combine_polys(&polys, len)?
-                    }
-                };
-                if !combination.sparse.is_empty() {
-                    device.add_sparse(&mut sum, &combination.sparse)?;
-                }
-                Ok(sum)
+                (base.into_iter().chain(polys).collect(), len)
             })
-            .collect()
+            .collect();
+        let mut sums = device.combine_polys(&lists)?;
+        for (sum, combination) in sums.iter_mut().zip(combinations) {
+            if !combination.sparse.is_empty() {
+                device.add_sparse(sum, &combination.sparse)?;
+            }
+        }
+        Ok(sums)
     }
 
     fn divide(&self, _key: &CudaKey, terms: &[(&Matrix<Fr>, Fr)]) -> Result<Matrix<Fr>, BackendError> {

@@ -21,6 +21,9 @@ pub(super) const ROUND_BYTES: usize = 256 << 20;
 /// The most that transforms, and sums of multiples, take beside their arguments.
 const SCRATCH_BYTES: usize = 1 << 30;
 
+/// The most that combinations which are computed together, and are cut into parts for more blocks, take for these.
+const PARTS_BYTES: usize = 16 << 20;
+
 /// Upper bounds of the device memory that a key and a proof with it take, in bytes.
 ///
 /// Columns of the proof count as field elements, though most are integers: which ones is known with the witness only.
@@ -73,7 +76,7 @@ impl Plan {
         // Two bases, roots, the column X, three indicators; two lists of powers a coset.
         let key_bytes = 2 * 64 * n + 2 * column + 3 * n + limbs * 2 * column + of_key(fixed) + of_key(sigma);
         let column_bytes = (shape.columns + shape.products + limbs + 1) * column;
-        let (mut slots, mut longest, mut registers) = (0, 0, 0);
+        let (mut slots, mut longest, mut chunks, mut registers) = (0, 0, 0, 0);
         if !shape.identity.nodes.is_empty() {
             let program = Quotient::new(shape.identity, log_n, limbs).program;
             slots = program.slots.len();
@@ -82,15 +85,17 @@ impl Plan {
                 Slot::Combination(terms) => terms.len(),
                 Slot::Column(_) => 1,
             });
-            longest = lengths.max().unwrap_or(0);
+            longest = lengths.clone().max().unwrap_or(0);
+            chunks = lengths.map(|terms| terms.div_ceil(16) + 1).sum();
         }
         let round = round(n).min(slots.max(1));
-        // Partial sums of a combination, what a round holds, its scratch; registers where shared memory has no place.
-        let combine = (longest.div_ceil(16) + 2) * column;
+        // Partial sums of combinations, what a round holds, its scratch; registers where shared memory has no place.
+        let combine = (longest.div_ceil(16) + 2) * column + (chunks * column).min(PARTS_BYTES);
         let machine = ELEMENT * registers * 64 * n.div_ceil(64).min(1024);
         let scratch = (slots * column).min(SCRATCH_BYTES.max(column));
         let each = (limbs + 3) * column + machine + combine;
-        let open = 2 * shape.openings + 4 * shape.points + 8;
+        // Combinations as values, as coefficients and in between, then their sums, which are in several parts.
+        let open = 5 * shape.openings + 4 * shape.points + 8;
         let widest = shape.columns.max(fixed.len() + sigma.len());
         Plan {
             key_bytes,
