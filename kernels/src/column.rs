@@ -2,13 +2,13 @@
 
 use std::{any::Any, fmt, sync::Arc};
 
-use ff::{Field, PrimeField};
+use ff::{Field, PrimeField as _};
 use lamina_circuits::Fr;
 
 use crate::{
     device::{Argument, Device, Grid},
     error::{Error, at_most, same},
-    memory::{Buffer, Cell, Matrix, Pack},
+    memory::{Buffer, Cell, Matrix, Pack, words},
     ntt::Ntt,
     work::{PRODUCT, REDUCTION},
 };
@@ -681,6 +681,11 @@ const INTEGER_BYTES: [usize; 3] = [1, 2, 4];
 /// `struct Group` of columns.cu: the first of a warp's columns, and how many they are.
 type Group = [u32; 2];
 
+/// Byte `i` of each of four words, as word `i`.
+fn transposed(words: [u32; 4]) -> [u32; 4] {
+    std::array::from_fn(|byte| (0..4).fold(0, |word, at| word | (words[at] >> (8 * byte) & 0xff) << (8 * at)))
+}
+
 /// What the steps of a combination of integers take, one after another.
 #[derive(Default)]
 struct Steps {
@@ -696,28 +701,31 @@ struct Steps {
 impl Steps {
     fn of(integers: &[Vec<Factor>; 3]) -> Self {
         let mut steps = Steps::default();
-        // The words of an element in memory are its value times this one.
-        let montgomery = Fr::from(2).pow_vartime([256u64]);
+        let shift = Fr::from(256);
         for (kind, (list, bytes)) in integers.iter().zip(INTEGER_BYTES).enumerate() {
-            for list in list.chunks(STEP_BYTES / bytes) {
-                let none = Factor { coefficient: Fr::ZERO, ..list[0] };
-                let list = list.iter().copied().chain(std::iter::repeat(none)).take(STEP_BYTES / bytes);
-                let mut terms = Vec::with_capacity(STEP_BYTES);
-                for factor in list {
-                    steps.descriptors.push(factor.descriptor);
-                    steps.coefficients.push(factor.coefficient);
-                    let powers = std::iter::successors(Some(factor.coefficient * montgomery), |c| {
-                        Some(*c * Fr::from(256))
-                    });
-                    terms.extend(powers.take(bytes).map(|c| c.to_repr()));
+            let columns = STEP_BYTES / bytes;
+            for list in list.chunks(columns) {
+                steps.descriptors.extend(list.iter().map(|factor| factor.descriptor));
+                steps.coefficients.extend(list.iter().map(|factor| factor.coefficient));
+                steps.descriptors.resize(steps.descriptors.len() + columns - list.len(), list[0].descriptor);
+                steps.coefficients.resize(steps.descriptors.len(), Fr::ZERO);
+                // The words of each term's element as they lie in memory.
+                let mut terms = [[0; 8]; STEP_BYTES];
+                for (factor, terms) in list.iter().zip(terms.chunks_exact_mut(bytes)) {
+                    let mut coefficient = factor.coefficient;
+                    for (at, term) in terms.iter_mut().enumerate() {
+                        if at > 0 {
+                            coefficient *= shift;
+                        }
+                        *term = words(coefficient);
+                    }
                 }
                 // Lane 4 g + q: of terms 4 q .. 4 q + 3 byte 4 g + t, as word t.
-                steps.elements.extend((0..32).map(|lane| {
-                    let own = &terms[lane % 4 * 4..][..4];
-                    std::array::from_fn(|t| {
-                        u32::from_le_bytes(std::array::from_fn(|k| own[k].as_ref()[lane / 4 * 4 + t]))
-                    })
-                }));
+                for g in 0..8 {
+                    for own in terms.chunks_exact(4) {
+                        steps.elements.push(transposed([own[0][g], own[1][g], own[2][g], own[3][g]]));
+                    }
+                }
                 steps.kinds.push(kind);
             }
         }

@@ -37,6 +37,6 @@ pub use memory::{Cell, Matrix};
 pub use msm::{Msm, Plan};
 pub use ntt::{Coset, Ntt};
 pub use permutation::Permutation;
-pub use program::{Instruction, Place, Program};
+pub use program::{Code, Instruction, Place, Program};
 pub use scan::Join;
 pub use work::Work;

@@ -34,6 +34,9 @@ pub struct CellCopy {
 // SAFETY: three integers, without padding.
 unsafe impl Plain for CellCopy {}
 
+/// A round solves `2^JUMP_BITS` times as many links: it follows `LINKED_EACH` of linked.cu, three.
+const JUMP_BITS: u32 = 2;
+
 /// Values, weights and successors of all rows, as `linked_start` and `linked_jump` write them.
 struct Links {
     values: Matrix<Fr>,
@@ -66,8 +69,8 @@ impl Device {
     /// out, no error. The links of a row whose `a` is zero are not looked at.
     ///
     /// # Shapes
-    /// prior, inverses, rests: `[relations, n]`, inverses being `1 / a`, and zero where `a` is; links: `[columns, n]`, those
-    /// of all relations; the result: `[relations, n]`. `n` is any number below `2^31`.
+    /// prior, inverses: `[relations, n]`, inverses being `1 / a`, and zero where `a` is; rests: `[relations + columns, n]`, the rests,
+    /// then the links of all relations; the result: `[relations, n]`. `n` is any number below `2^31`.
     ///
     /// # Errors
     /// [`Error::Shape`] where columns or rows do not fit together, or a relation names a link that is not there;
@@ -77,28 +80,22 @@ impl Device {
         prior: &Matrix<Fr>,
         inverses: &Matrix<Fr>,
         rests: &Matrix<Fr>,
-        links: &Matrix<Fr>,
         relations: &[Relation],
     ) -> Result<Matrix<Fr>, Error> {
         let (count, n) = (relations.len(), prior.rows());
         at_most("rows, at most", i32::MAX as usize, n)?;
         same("columns of prior values", count, prior.columns())?;
-        for (columns, rows, matrix) in [
-            ("columns of inverses", "rows of inverses", inverses),
-            ("columns of rests", "rows of rests", rests),
-        ] {
-            same(columns, count, matrix.columns())?;
-            same(rows, n, matrix.rows())?;
-        }
-        if links.columns() > 0 {
-            same("rows of links", n, links.rows())?;
-        }
+        same("columns of inverses", count, inverses.columns())?;
+        same("rows of inverses", n, inverses.rows())?;
+        at_most("relations, at most as many as rests", rests.columns(), count)?;
+        same("rows of rests", n, rests.rows())?;
+        let links = rests.columns() - count;
         let turn = |rotation: i32| i64::from(rotation).rem_euclid(n.max(1) as i64) as u32;
         let (mut heads, mut table): (Vec<[u32; 3]>, Vec<[u32; 2]>) = (Vec::with_capacity(count), Vec::new());
         for relation in relations {
             let first = table.len() as u32;
             for (rotation, column) in &relation.links {
-                at_most("columns of links that a relation names, at most", links.columns(), column + 1)?;
+                at_most("columns of links that a relation names, at most", links, column + 1)?;
                 table.push([turn(*rotation), *column as u32]);
             }
             heads.push([turn(relation.at), first, table.len() as u32]);
@@ -117,7 +114,7 @@ impl Device {
                 prior.buffer.address(),
                 inverses.buffer.address(),
                 rests.buffer.address(),
-                links.buffer.address(),
+                rests.buffer.address_of(count * n),
                 heads,
                 links_of,
                 Argument::U32(n as u32),
@@ -125,7 +122,7 @@ impl Device {
             ];
             self.counters.kernel(128 * total + 32 * n * table.len(), PRODUCT * (total + n * table.len()));
             // SAFETY: `linked_start`. values, prior, inverses, rests: [relations, n], weights, next: likewise, or none where
-            // the table is empty; links: [columns, n], and the table names none beyond; relations: [relations].
+            // the table is empty; links, behind the rests: [columns, n], and the table names none beyond; relations: [relations].
             unsafe { self.launch("linked_start", grid, &arguments) }
         };
         if table.is_empty() {
@@ -135,7 +132,7 @@ impl Device {
         }
         let (mut from, mut to) = (Links::new(self, count, n)?, Links::new(self, count, n)?);
         start(from.addresses())?;
-        for _ in 0..n.next_power_of_two().ilog2() {
+        for _ in 0..n.next_power_of_two().ilog2().div_ceil(JUMP_BITS) {
             let [[values_out, weights_out, next_out], [values, weights, next]] =
                 [to.addresses(), from.addresses()];
             let arguments = [
@@ -148,7 +145,7 @@ impl Device {
                 Argument::U32(n as u32),
                 (total as u64).into(),
             ];
-            self.counters.kernel(136 * total, 2 * PRODUCT * total);
+            self.counters.kernel(136 * total, 6 * PRODUCT * total);
             // SAFETY: `linked_jump`. All six are [relations, n], and three of them other buffers than the others.
             unsafe { self.launch("linked_jump", grid, &arguments) }?;
             std::mem::swap(&mut from, &mut to);

@@ -21,12 +21,24 @@ pub(crate) struct Element([u64; 4]);
 // SAFETY: plain words, of the size of `Fr` in bn254_fr.cuh.
 unsafe impl DeviceRepr for Element {}
 
-impl From<Fr> for Argument {
+impl From<Fr> for Element {
     fn from(v: Fr) -> Self {
         const { assert!(size_of::<Fr>() == size_of::<Element>() && align_of::<Fr>() == align_of::<Element>()) };
         // SAFETY: the size and alignment are those of four words, of which every bit pattern is valid.
-        Argument::Element(unsafe { std::ptr::from_ref(&v).cast::<Element>().read() })
+        unsafe { std::ptr::from_ref(&v).cast::<Element>().read() }
     }
+}
+
+impl From<Fr> for Argument {
+    fn from(v: Fr) -> Self {
+        Argument::Element(v.into())
+    }
+}
+
+/// The words of an element as a kernel reads them, the lowest first.
+pub(crate) fn words(v: Fr) -> [u32; 8] {
+    let Element(pairs) = v.into();
+    std::array::from_fn(|at| (pairs[at / 2] >> (32 * (at % 2))) as u32)
 }
 
 /// What may be copied to the device and back byte by byte.

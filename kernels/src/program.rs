@@ -23,13 +23,13 @@ pub enum Place {
     },
 }
 
-/// An instruction of a machine with an accumulator.
+/// An instruction of a machine with an accumulator; `C` is a constant, or what stands for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Instruction {
+pub enum Instruction<C = Fr> {
     /// `acc = place`
     Load(Place),
     /// `acc = constant`
-    Constant(Fr),
+    Constant(C),
     /// `acc += place`
     Add(Place),
     /// `acc -= place`
@@ -37,7 +37,7 @@ pub enum Instruction {
     /// `acc *= place`
     Multiply(Place),
     /// `acc += constant * place`
-    AddScaled(Fr, Place),
+    AddScaled(C, Place),
     /// `register = acc`
     Store(u32),
 }
@@ -55,13 +55,10 @@ const SCRATCH_BLOCKS: usize = 1024;
 /// `OPERAND_COLUMN` of program.cu.
 const COLUMN: u32 = 1 << 31;
 
-/// Programs that read the same columns, on the device.
-pub struct Program {
-    lists: Buffer<u8>,
-    /// Where instructions, the programs' starts and constants are among them.
-    places: [usize; 3],
+/// What a launch has to know of programs.
+#[derive(Clone, Copy, Debug)]
+struct Size {
     programs: usize,
-    instructions: usize,
     registers: usize,
     columns: usize,
     rows: usize,
@@ -70,31 +67,30 @@ pub struct Program {
     reads: usize,
 }
 
-impl std::fmt::Debug for Program {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Program")
-            .field("programs", &self.programs)
-            .field("instructions", &self.instructions)
-            .field("registers", &self.registers)
-            .finish_non_exhaustive()
-    }
+/// Programs that read the same columns, checked and encoded: for all values of what stands for constants.
+#[derive(Clone, Debug)]
+pub struct Code<C = Fr> {
+    words: Vec<[u32; 4]>,
+    starts: Vec<u32>,
+    constants: Vec<C>,
+    size: Size,
 }
 
-impl Program {
-    /// Takes programs for columns of `rows` rows to the device. The result of each is the accumulator's last value.
+impl<C: Copy> Code<C> {
+    /// Programs for columns of `rows` rows. The result of each is the accumulator's last value.
     ///
     /// # Errors
-    /// [`Error::Shape`] where one reads a register that it did not store before, [`Error::Memory`], [`Error::Driver`].
-    pub fn new(device: &Device, rows: usize, codes: &[Vec<Instruction>]) -> Result<Self, Error> {
+    /// [`Error::Shape`] where one reads a register that it did not store before.
+    pub fn new(rows: usize, programs: &[Vec<Instruction<C>>]) -> Result<Self, Error> {
         at_most("rows, at most", 1 << 30, rows)?;
-        let mut words: Vec<[u32; 4]> = Vec::with_capacity(codes.iter().map(Vec::len).sum());
+        let mut words: Vec<[u32; 4]> = Vec::with_capacity(programs.iter().map(Vec::len).sum());
         let mut starts = vec![0];
         let mut constants = Vec::new();
         let mut stored: Vec<bool> = Vec::new();
         let (mut columns, mut products, mut reads, mut registers) = (0, 0, 0, 0);
-        for code in codes {
+        for program in programs {
             stored.clear();
-            for instruction in code {
+            for instruction in program {
                 let mut place = |place: &Place| match place {
                     Place::Register(register) => {
                         let known = stored.get(*register as usize).copied().unwrap_or(false);
@@ -131,24 +127,40 @@ impl Program {
             registers = registers.max(stored.len());
             starts.push(words.len() as u32);
         }
-        let mut pack = Pack::default();
-        let places = [pack.push(&words), pack.push(&starts), pack.push(&constants)];
-        Ok(Program {
-            lists: pack.send(device)?,
-            places,
-            programs: codes.len(),
-            instructions: words.len(),
-            registers,
-            columns,
-            rows,
-            products,
-            reads,
-        })
+        let size = Size { programs: programs.len(), registers, columns, rows, products, reads };
+        Ok(Code { words, starts, constants, size })
     }
 
     /// Registers, of the program that has most.
     pub fn registers(&self) -> usize {
-        self.registers
+        self.size.registers
+    }
+}
+
+/// Programs that read the same columns, on the device.
+pub struct Program {
+    lists: Buffer<u8>,
+    /// Where instructions, the programs' starts and constants are among them.
+    places: [usize; 3],
+    size: Size,
+}
+
+impl std::fmt::Debug for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Program").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+impl Program {
+    /// Takes programs to the device, with the constants that `value` gives.
+    ///
+    /// # Errors
+    /// [`Error::Memory`], [`Error::Driver`].
+    pub fn new<C: Copy>(device: &Device, code: &Code<C>, value: impl Fn(C) -> Fr) -> Result<Self, Error> {
+        let constants: Vec<Fr> = code.constants.iter().map(|constant| value(*constant)).collect();
+        let mut pack = Pack::default();
+        let places = [pack.push(&code.words), pack.push(&code.starts), pack.push(&constants)];
+        Ok(Program { lists: pack.send(device)?, places, size: code.size })
     }
 }
 
@@ -159,23 +171,23 @@ impl Device {
     /// [`Error::Shape`] where the columns are fewer than the programs read or of other rows, [`Error::Memory`],
     /// [`Error::Driver`].
     pub fn run(&self, program: &Program, columns: &Matrix<Fr>, scale: Fr) -> Result<Matrix<Fr>, Error> {
-        let (n, count) = (program.rows, program.programs);
-        if program.columns > 0 {
+        let Size { programs: count, registers, columns: read, rows: n, products, reads } = program.size;
+        if read > 0 {
             same("rows of the columns", n, columns.rows())?;
-            at_most("columns that the program reads, at most", columns.columns(), program.columns)?;
+            at_most("columns that the program reads, at most", columns.columns(), read)?;
         }
-        let bytes = 32 * THREADS * program.registers;
+        let bytes = 32 * THREADS * registers;
         let mut each = n.div_ceil(THREADS).max(1);
         let mut shared_bytes = bytes;
         let scratch: Option<Buffer<[u32; 4]>> = if bytes > SHARED_BYTES {
             each = each.min((SCRATCH_BLOCKS / count.max(1)).max(1));
             shared_bytes = 0;
-            Some(Buffer::new(self, 2 * program.registers * THREADS * each * count)?)
+            Some(Buffer::new(self, 2 * registers * THREADS * each * count)?)
         } else {
             None
         };
         let out = Matrix::uninitialised(self, count, n)?;
-        self.counters.kernel(32 * n * (program.reads + count), PRODUCT * n * (program.products + count));
+        self.counters.kernel(32 * n * (reads + count), PRODUCT * n * (products + count));
         let [code, starts, constants] = program.places.map(|at| program.lists.address_of(at));
         let arguments = [
             out.buffer.address(),
@@ -186,7 +198,7 @@ impl Device {
             scratch.as_ref().map_or(Argument::Address(0), Buffer::address),
             scale.into(),
             Argument::U32(n as u32),
-            Argument::U32(program.registers as u32),
+            Argument::U32(registers as u32),
             Argument::U32(each as u32),
         ];
         let grid = Grid { blocks: each * count, threads: THREADS as u32, shared_bytes };

@@ -175,7 +175,7 @@ mod tests {
         let derivation = Derivation::new(cs, usable, 1, &steps).unwrap();
         let tails = derivation.columns.iter().map(|&column| tail(column)).collect();
         assert!(backend.derives());
-        let compiled = backend.compile(&loaded, derivation);
+        let compiled = backend.compile(&loaded, derivation).unwrap();
         let derived = backend.derive(&loaded, &columns, &compiled, &challenges, tails).unwrap();
         let derived = derived.iter().map(|column| backend.read_column(&loaded, column).unwrap()).collect();
         let said = witness.columns(1, &challenges).into_iter().map(|(index, values)| {

@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use ff::Field;
+use ff::{BatchInvert, Field};
 use group::Curve;
 use halo2_proofs::{
     halo2curves::bn256::{Bn256, G1, G1Affine, G2Affine},
@@ -131,6 +131,9 @@ pub enum FalseClaim {
     /// The value with which the identity holds at `x` whatever the witness; the identity must be affine in it.
     Solve(usize),
 }
+
+/// By phase.
+type Derivations<B> = HashMap<u8, Arc<Derived<B>>>;
 
 /// What runs beside a proof: given the fresh commitments of the committed columns and, secret, their deltas.
 pub type Beside<'b> = &'b (dyn Fn(&[G1Affine], &[Vec<Fr>]) + Sync);
@@ -380,15 +383,23 @@ impl<'a, B: Backend> Prover<'a, B> {
         stream.skip(indices.len());
         let shares = self.rows.multiply(&tails, Kernels::Detected);
         let mut deltas: Vec<Vec<Fr>> = committed.iter().map(|_| Vec::new()).collect();
-        for (index, tail) in indices.iter().zip(&mut tails) {
-            if let Some(at) = place_of(committed, *index) {
-                deltas[at] = tail.clone();
-                for (t, published) in tail.iter_mut().zip(&committed[at].tail) {
-                    *t += published;
+        let mut sums: Vec<G1> = committed.iter().map(|one| one.commitment.into()).collect();
+        let mut of_fresh = Vec::with_capacity(indices.len());
+        for ((index, tail), share) in indices.iter().zip(&mut tails).zip(shares) {
+            match place_of(committed, *index) {
+                Some(at) => {
+                    deltas[at] = tail.clone();
+                    for (t, published) in tail.iter_mut().zip(&committed[at].tail) {
+                        *t += published;
+                    }
+                    sums[at] += share;
                 }
+                None => of_fresh.push(share),
             }
         }
-        Blinds { tails, deltas, shares }
+        let mut commitments = vec![G1Affine::default(); sums.len()];
+        G1::batch_normalize(&sums, &mut commitments);
+        Blinds { tails, deltas, shares: of_fresh, commitments }
     }
 
     /// Draws what [`LateBlinds`] holds, without what it adds to commitments.
@@ -429,6 +440,14 @@ impl<'a, B: Backend> Prover<'a, B> {
         late.limb_shares.iter_mut().zip(points).for_each(|(share, point)| *share = point);
     }
 
+    /// What the columns of later phases follow from, where the backend computes them.
+    fn derivations(&self, witness: &dyn Witness) -> Result<Derivations<B>, ProveError> {
+        let phases = self.key.vk().cs().advice_column_phase();
+        let last = if self.backend.derives() { phases.iter().copied().max().unwrap_or(0) } else { 0 };
+        let derived = |phase| Some(self.derivation(phase, witness.steps(phase)?).map(|it| (phase, it)));
+        (1..=last).filter_map(derived).collect()
+    }
+
     /// What these steps were compiled to, once for all proofs whose witnesses name the same.
     fn derivation(&self, phase: u8, steps: Vec<Step>) -> Result<Arc<Derived<B>>, ProveError> {
         let known = || self.derivations.lock().unwrap_or_else(PoisonError::into_inner);
@@ -438,6 +457,7 @@ impl<'a, B: Backend> Prover<'a, B> {
         let derivation = Derivation::new(self.key.vk().cs(), self.key.usable_rows(), phase, &steps)?;
         let columns = derivation.columns.clone();
         let compiled = self.backend.compile(&self.loaded, derivation);
+        let compiled = compiled.map_err(|source| ProveError::Backend { stage: "witness", source })?;
         let derived = Arc::new(Derived { steps, columns, compiled });
         known().insert(phase, derived.clone());
         Ok(derived)
@@ -582,8 +602,10 @@ struct Blinds {
     tails: Vec<Vec<Fr>>,
     /// One for each committed column.
     deltas: Vec<Vec<Fr>>,
-    /// What they add to the columns' commitments.
+    /// What they add to the commitments of columns that are not committed to.
     shares: Vec<G1Affine>,
+    /// Of the committed columns: with what is new in their tails.
+    commitments: Vec<G1Affine>,
 }
 
 impl Drop for Blinds {
@@ -687,32 +709,34 @@ impl<B: Backend> Run<'_, '_, B> {
         };
         self.stage("commit")?;
         let indices: Vec<usize> = first.0.iter().map(|(index, _)| *index).collect();
-        let (taken, blinds, mut stream) = if backend.is_elsewhere() {
+        let (taken, blinds, derivations, mut stream) = if backend.is_elsewhere() {
             let taken = prover.take_copies(&first.0, committed).map_err(self.failed())?;
             // The host draws blinding values, and multiplies by them, while the device commits to what they blind.
             let failed = self.failed();
-            let (points, blinds, stream) = std::thread::scope(|scope| {
+            let (points, blinds, derivations, stream) = std::thread::scope(|scope| {
                 let points = scope.spawn(|| prover.commit_fresh(&indices, &taken, committed));
                 let mut stream = prover.stream(blinding, instances, &first.0, committed)?;
                 let blinds = prover.blinds(&indices, committed, &mut stream);
+                let derivations = prover.derivations(witness)?;
                 match points.join() {
-                    Ok(points) => Ok((points.map_err(failed)?, blinds, stream)),
+                    Ok(points) => Ok((points.map_err(failed)?, blinds, derivations, stream)),
                     Err(panic) => std::panic::resume_unwind(panic),
                 }
             })?;
-            (Taken { columns: taken, points }, blinds, stream)
+            (Taken { columns: taken, points }, blinds, derivations, stream)
         } else {
             let mut stream = prover.stream(blinding, instances, &first.0, committed)?;
             self.lap(Part::Commit, "seed");
             let blinds = prover.blinds(&indices, committed, &mut stream);
             self.lap(Part::Commit, "blinding rows");
-            (prover.take(std::mem::take(&mut first.0), committed).map_err(self.failed())?, blinds, stream)
+            let taken = prover.take(std::mem::take(&mut first.0), committed).map_err(self.failed())?;
+            (taken, blinds, prover.derivations(witness)?, stream)
         };
         drop(first);
         let (deltas, commitments) = self.place(&indices, taken, blinds, committed, &mut columns)?;
         let (proof, timings) = std::thread::scope(|scope| {
             let beside = beside.map(|beside| scope.spawn(|| beside(&commitments, &deltas)));
-            let proved = self.finish(witness, columns, &mut stream);
+            let proved = self.finish(witness, &derivations, columns, &mut stream);
             match beside.map(|beside| beside.join()) {
                 Some(Err(panic)) => std::panic::resume_unwind(panic),
                 _ => proved,
@@ -725,6 +749,7 @@ impl<B: Backend> Run<'_, '_, B> {
     fn finish(
         mut self,
         witness: &dyn Witness,
+        derivations: &Derivations<B>,
         mut columns: Held<B::Column>,
         stream: &mut Stream<'_>,
     ) -> Result<(Vec<u8>, Timings), ProveError> {
@@ -738,8 +763,8 @@ impl<B: Backend> Run<'_, '_, B> {
         for phase in 0..=last_phase {
             if phase > 0 {
                 self.stage("witness")?;
-                match witness.steps(phase).filter(|_| backend.derives()) {
-                    Some(steps) => self.derive(phase, steps, &challenges, &mut columns, stream)?,
+                match derivations.get(&phase) {
+                    Some(derivation) => self.derive(derivation, &challenges, &mut columns, stream)?,
                     None => {
                         let given = self.phase_columns(witness, phase, &challenges)?;
                         self.lap(Part::Witness, "witness, later phases");
@@ -865,17 +890,15 @@ impl<B: Backend> Run<'_, '_, B> {
         Ok(columns)
     }
 
-    /// Has the backend compute a phase's columns by the gates that `steps` name, blinds them, and commits to them.
+    /// Has the backend compute a phase's columns by its gates, blinds them, and commits to them.
     fn derive(
         &mut self,
-        phase: u8,
-        steps: Vec<Step>,
+        derivation: &Derived<B>,
         challenges: &[Fr],
         columns: &mut Held<B::Column>,
         stream: &mut Stream<'_>,
     ) -> Result<(), ProveError> {
         let prover = self.prover;
-        let derivation = prover.derivation(phase, steps)?;
         let tails = derivation.columns.iter().map(|_| stream.scalars(prover.blinding_rows())).collect();
         stream.skip(derivation.columns.len());
         let derived = prover
@@ -904,26 +927,24 @@ impl<B: Backend> Run<'_, '_, B> {
         columns: &mut Held<B::Column>,
     ) -> Result<(Vec<Vec<Fr>>, Vec<G1Affine>), ProveError> {
         let prover = self.prover;
-        let mut points = taken.points.into_iter();
-        let sums: Vec<G1> = indices
+        let sums: Vec<G1> =
+            taken.points.iter().zip(&blinds.shares).map(|(point, share)| *point + share).collect();
+        let mut fresh = vec![G1Affine::default(); sums.len()];
+        G1::batch_normalize(&sums, &mut fresh);
+        let mut fresh = fresh.into_iter();
+        let commitments = std::mem::take(&mut blinds.commitments);
+        let all: Vec<G1Affine> = indices
             .iter()
-            .zip(&blinds.shares)
-            .filter_map(|(index, share)| match place_of(committed, *index) {
-                Some(at) => Some(committed[at].commitment + share),
-                None => points.next().map(|point| point + share),
+            .filter_map(|index| match place_of(committed, *index) {
+                Some(at) => Some(commitments[at]),
+                None => fresh.next(),
             })
             .collect();
-        let mut all = vec![G1Affine::default(); sums.len()];
-        G1::batch_normalize(&sums, &mut all);
         self.write_points(&all)?;
         let tails = std::mem::take(&mut blinds.tails);
         let blinded = prover.backend.blind(&prover.loaded, taken.columns, tails).map_err(self.failed())?;
-        let mut commitments = vec![G1Affine::default(); committed.len()];
-        for ((index, column), point) in indices.iter().zip(blinded).zip(all) {
+        for (index, column) in indices.iter().zip(blinded) {
             columns.advice[*index] = Some(column);
-            if let Some(at) = place_of(committed, *index) {
-                commitments[at] = point;
-            }
         }
         Ok((std::mem::take(&mut blinds.deltas), commitments))
     }
@@ -1050,43 +1071,37 @@ impl<B: Backend> Run<'_, '_, B> {
         let mut all: Vec<u64> = sets.iter().flat_map(|set| set.rotations.clone()).collect();
         all.sort_unstable();
         all.dedup();
-        let point = |rotation: u64| x * omega.pow_vartime([rotation]);
-        let mut dividends: Vec<Combination<'_, B::Poly>> = Vec::with_capacity(all.len());
-        for &t in &all {
-            let mut polys = Vec::new();
-            for ((set, numerator), power) in sets.iter().zip(&numerators).zip(powers(v)) {
-                if set.rotations.contains(&t) {
-                    let others = set.rotations.iter().filter(|&&r| r != t);
-                    let product: Fr = others.map(|&r| point(t) - point(r)).product();
-                    // Points differ unless `x` is zero.
-                    let inverse = Option::<Fr>::from(product.invert()).ok_or(ProveError::Unsatisfied)?;
-                    polys.push((numerator, power * inverse));
-                }
-            }
-            dividends.push(Combination { columns: Vec::new(), polys, sparse: Vec::new() });
-        }
+        let points: Vec<Fr> = all.iter().map(|rotation| x * omega.pow_vartime([*rotation])).collect();
+        // For each point the sets that it is in, and what their numerators are multiplied by.
+        let factors = partial_fractions(sets, &all, &points).ok_or(ProveError::Unsatisfied)?;
+        let scales: Vec<Fr> = powers(v).take(sets.len()).collect();
+        let dividends: Vec<Combination<'_, B::Poly>> = factors
+            .iter()
+            .map(|factors| {
+                let polys = factors.iter().map(|(set, factor)| (&numerators[*set], scales[*set] * factor));
+                Combination { columns: Vec::new(), polys: polys.collect(), sparse: Vec::new() }
+            })
+            .collect();
         let dividends = backend.combine(loaded, columns, &dividends).map_err(self.failed())?;
-        let terms: Vec<(&B::Poly, Fr)> = dividends.iter().zip(all.iter().map(|&t| point(t))).collect();
+        let terms: Vec<(&B::Poly, Fr)> = dividends.iter().zip(points.iter().copied()).collect();
         let h = backend.divide(loaded, &terms).map_err(self.failed())?;
         let point = backend.commit_polys(loaded, &[&h]).map_err(self.failed())?;
         self.write_points(&point)?;
         self.lap(Part::Open, "opening quotient");
 
         let u = self.squeeze();
-        let vanish = |rotations: &mut dyn Iterator<Item = u64>| -> Fr {
-            rotations.map(|rotation| u - x * omega.pow_vartime([rotation])).product()
+        let vanish = |without: &[u64]| -> Fr {
+            let left = all.iter().zip(&points).filter(|(rotation, _)| !without.contains(rotation));
+            left.map(|(_, point)| u - point).product()
         };
-        let mut scales: Vec<Fr> = sets
-            .iter()
-            .map(|set| vanish(&mut all.iter().copied().filter(|r| !set.rotations.contains(r))))
-            .collect();
+        let mut scales: Vec<Fr> = sets.iter().map(|set| vanish(&set.rotations)).collect();
         // `u` meets one of the few points with probability 2^-250: then `W` is not defined.
         let first = Option::<Fr>::from(scales[0].invert()).ok_or(ProveError::Unsatisfied)?;
         for (scale, power) in scales.iter_mut().zip(powers(v)) {
             *scale *= power * first;
         }
         let mut polys: Vec<(&B::Poly, Fr)> = numerators.iter().zip(scales).collect();
-        polys.push((&h, -vanish(&mut all.iter().copied()) * first));
+        polys.push((&h, -vanish(&[]) * first));
         let linear = Combination { columns: Vec::new(), polys, sparse: Vec::new() };
         let linear = backend.combine(loaded, columns, &[linear]).map_err(self.failed())?;
         let witness = backend.divide(loaded, &[(&linear[0], u)]).map_err(self.failed())?;
@@ -1211,6 +1226,24 @@ impl FalseClaim {
         }
         values
     }
+}
+
+/// `1 / Z_s = sum_t 1 / (prod_r (t - r) (X - t))`, `r` being the other points of the set: for each point its sets and `1 / prod_r (t - r)`.
+/// `None` where two points are one: where `x` is zero.
+fn partial_fractions(sets: &[RotationSet], all: &[u64], points: &[Fr]) -> Option<Vec<Vec<(usize, Fr)>>> {
+    let mut factors: Vec<Vec<(usize, Fr)>> = vec![Vec::new(); all.len()];
+    let mut product = Fr::ONE;
+    for (rotation, (point, factors)) in all.iter().zip(points.iter().zip(&mut factors)) {
+        for (at, set) in sets.iter().enumerate().filter(|(_, set)| set.rotations.contains(rotation)) {
+            let others = all.iter().zip(points).filter(|(r, _)| set.rotations.contains(r) && *r != rotation);
+            let factor: Fr = others.map(|(_, other)| *point - other).product();
+            product *= factor;
+            factors.push((at, factor));
+        }
+    }
+    Option::<Fr>::from(product.invert())?;
+    factors.iter_mut().flatten().map(|(_, factor)| factor).batch_invert();
+    Some(factors)
 }
 
 fn powers(base: Fr) -> impl Iterator<Item = Fr> {

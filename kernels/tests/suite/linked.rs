@@ -117,8 +117,9 @@ fn solved(device: &Device, cases: &[Case]) -> Vec<Vec<Fr>> {
             links: case.links.iter().map(|(rotation, _)| *rotation).zip(&mut column).collect(),
         })
         .collect();
-    let (prior, rests, links) = (of(|case| &case.prior), of(|case| &case.rests), matrix(device, &links));
-    device.solve(&prior, &inverses, &rests, &links, &relations).unwrap().to_columns(device).unwrap()
+    let prior = of(|case| &case.prior);
+    let rests: Vec<Vec<Fr>> = cases.iter().map(|case| case.rests.clone()).chain(links).collect();
+    device.solve(&prior, &inverses, &matrix(device, &rests), &relations).unwrap().to_columns(device).unwrap()
 }
 
 fn check(device: &Device, cases: &[Case], what: &str) {
@@ -234,11 +235,12 @@ fn links_back_to_their_beginning_end_all_the_same() {
 fn nothing_to_solve() {
     let device = device();
     let none = || Matrix::<Fr>::zeros(&device, 0, 8).unwrap();
-    let out = device.solve(&none(), &none(), &none(), &none(), &[]).unwrap();
+    let out = device.solve(&none(), &none(), &none(), &[]).unwrap();
     assert_eq!((out.columns(), out.rows()), (0, 8));
     let empty = || Matrix::<Fr>::zeros(&device, 1, 0).unwrap();
     let relation = Relation { at: 1, links: vec![(-1, 0)] };
-    let out = device.solve(&empty(), &empty(), &empty(), &empty(), &[relation]).unwrap();
+    let rests = Matrix::<Fr>::zeros(&device, 2, 0).unwrap();
+    let out = device.solve(&empty(), &empty(), &rests, &[relation]).unwrap();
     assert_eq!(out.to_columns(&device).unwrap(), [[]]);
 }
 
@@ -253,18 +255,16 @@ fn relations_that_do_not_fit_are_typed_errors() {
     let of = |columns, rows| Matrix::<Fr>::zeros(&device, columns, rows).unwrap();
     let relation = |column| Relation { at: 0, links: vec![(1, column)] };
     let (one, two) = ([relation(0)], [relation(0), relation(2)]);
-    let solve = |prior, inverses, rests, links, relations: &[Relation]| {
-        device.solve(&prior, &inverses, &rests, &links, relations)
-    };
-    refused(solve(of(2, 8), of(1, 8), of(1, 8), of(1, 8), &one), "columns of prior values", 1, 2);
-    refused(solve(of(1, 8), of(2, 8), of(1, 8), of(1, 8), &one), "columns of inverses", 1, 2);
-    refused(solve(of(1, 8), of(1, 7), of(1, 8), of(1, 8), &one), "rows of inverses", 8, 7);
-    refused(solve(of(1, 8), of(1, 8), of(0, 8), of(1, 8), &one), "columns of rests", 1, 0);
-    refused(solve(of(1, 8), of(1, 8), of(1, 9), of(1, 8), &one), "rows of rests", 8, 9);
-    refused(solve(of(1, 8), of(1, 8), of(1, 8), of(1, 9), &one), "rows of links", 8, 9);
+    let solve =
+        |prior, inverses, rests, relations: &[Relation]| device.solve(&prior, &inverses, &rests, relations);
+    refused(solve(of(2, 8), of(1, 8), of(2, 8), &one), "columns of prior values", 1, 2);
+    refused(solve(of(1, 8), of(2, 8), of(2, 8), &one), "columns of inverses", 1, 2);
+    refused(solve(of(1, 8), of(1, 7), of(2, 8), &one), "rows of inverses", 8, 7);
+    refused(solve(of(1, 8), of(1, 8), of(0, 8), &one), "relations, at most as many as rests", 0, 1);
+    refused(solve(of(1, 8), of(1, 8), of(2, 9), &one), "rows of rests", 8, 9);
     let named = "columns of links that a relation names, at most";
-    refused(solve(of(2, 8), of(2, 8), of(2, 8), of(2, 8), &two), named, 2, 3);
-    refused(solve(of(1, 8), of(1, 8), of(1, 8), of(0, 0), &one), named, 0, 1);
+    refused(solve(of(2, 8), of(2, 8), of(4, 8), &two), named, 2, 3);
+    refused(solve(of(1, 8), of(1, 8), of(1, 8), &one), named, 0, 1);
 }
 
 /// Columns of every kind with tails, and their rows.

@@ -2,7 +2,7 @@
 
 use ff::Field;
 use lamina_circuits::Fr;
-use lamina_kernels::{Error, Instruction, Place, Program};
+use lamina_kernels::{Code, Error, Instruction, Place, Program};
 use rand_core::RngCore;
 
 use crate::common::{device, elements, matrix, rng};
@@ -62,8 +62,9 @@ fn random_programs_do_what_they_say() {
         // Beside it one that is shorter, one that does nothing, and itself again.
         let short = vec![Instruction::Load(Place::Column { column: 1, rotation: 1 }), Instruction::Store(0)];
         let codes = [code.clone(), short, vec![], code];
-        let program = Program::new(&device, rows, &codes).unwrap();
-        assert_eq!(program.registers(), registers as usize);
+        let encoded = Code::new(rows, &codes).unwrap();
+        assert_eq!(encoded.registers(), registers as usize);
+        let program = Program::new(&device, &encoded, |constant| constant).unwrap();
         let out = device.run(&program, &matrix(&device, &columns), scale).unwrap();
         for (at, code) in codes.iter().enumerate() {
             let expected: Vec<Fr> = (0..rows).map(|row| scale * interpret(code, &columns, row)).collect();
@@ -72,23 +73,43 @@ fn random_programs_do_what_they_say() {
     }
 }
 
+/// The same code with other values of its constants.
+#[test]
+fn constants_are_what_they_stand_for() {
+    let device = device();
+    let row = Place::Column { column: 0, rotation: 0 };
+    let code = Code::new(4, &[vec![Instruction::Constant(2usize), Instruction::AddScaled(0, row)]]).unwrap();
+    let column = elements::<Fr>(4, 1);
+    for values in [[3, 5, 7].map(Fr::from), [11, 13, 17].map(Fr::from)] {
+        let program = Program::new(&device, &code, |at| values[at]).unwrap();
+        let out = device.run(&program, &matrix(&device, &[column.clone()]), Fr::ONE).unwrap();
+        let expected: Vec<Fr> = column.iter().map(|v| values[2] + values[0] * v).collect();
+        assert_eq!(out.column(&device, 0).unwrap(), expected);
+    }
+}
+
 #[test]
 fn programs_that_read_what_is_not_there_are_typed_errors() {
     let device = device();
     let shape = |error: Error| assert!(matches!(error, Error::Shape { .. }), "{error}");
     let reads = vec![Instruction::Load(Place::Register(0))];
-    shape(Program::new(&device, 4, std::slice::from_ref(&reads)).unwrap_err());
+    shape(Code::new(4, std::slice::from_ref(&reads)).unwrap_err());
     // What another program stored is not this one's.
     let stores = vec![Instruction::Constant(Fr::ONE), Instruction::Store(0)];
-    shape(Program::new(&device, 4, &[stores, reads]).unwrap_err());
+    shape(Code::new(4, &[stores, reads]).unwrap_err());
+    let program = |code: Vec<Instruction>| {
+        Program::new(&device, &Code::new(4, &[code]).unwrap(), |constant| constant).unwrap()
+    };
     let code = vec![Instruction::Load(Place::Column { column: 1, rotation: 0 })];
-    let program = Program::new(&device, 4, &[code]).unwrap();
-    shape(device.run(&program, &matrix(&device, &[vec![Fr::ONE; 4]]), Fr::ONE).unwrap_err());
+    let program_of_two = program(code);
+    shape(device.run(&program_of_two, &matrix(&device, &[vec![Fr::ONE; 4]]), Fr::ONE).unwrap_err());
     shape(
-        device.run(&program, &matrix(&device, &[vec![Fr::ONE; 5], vec![Fr::ONE; 5]]), Fr::ONE).unwrap_err(),
+        device
+            .run(&program_of_two, &matrix(&device, &[vec![Fr::ONE; 5], vec![Fr::ONE; 5]]), Fr::ONE)
+            .unwrap_err(),
     );
     // No instruction at all: zero.
-    let nothing = Program::new(&device, 4, &[vec![]]).unwrap();
+    let nothing = program(vec![]);
     let out = device.run(&nothing, &matrix(&device, &[]), Fr::ONE).unwrap();
     assert_eq!(out.column(&device, 0).unwrap(), [Fr::ZERO; 4]);
 }

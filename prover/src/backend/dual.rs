@@ -129,8 +129,8 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         self.0.derives() && self.1.derives()
     }
 
-    fn compile(&self, key: &Self::Key, derivation: Derivation) -> Self::Derivation {
-        (self.0.compile(&key.0, derivation.clone()), self.1.compile(&key.1, derivation))
+    fn compile(&self, key: &Self::Key, derivation: Derivation) -> Result<Self::Derivation, BackendError> {
+        Ok((self.0.compile(&key.0, derivation.clone())?, self.1.compile(&key.1, derivation)?))
     }
 
     fn derive(

@@ -170,7 +170,7 @@ pub trait Backend: Sync {
     ///
     /// # Panics
     /// Unless [`Backend::derives`].
-    fn compile(&self, _key: &Self::Key, _derivation: Derivation) -> Self::Derivation {
+    fn compile(&self, _key: &Self::Key, _derivation: Derivation) -> Result<Self::Derivation, BackendError> {
         unreachable!("asked only of backends that derive")
     }
 

@@ -211,8 +211,8 @@ impl Backend for Reference {
         true
     }
 
-    fn compile(&self, _key: &ReferenceKey, derivation: Derivation) -> Derivation {
-        derivation
+    fn compile(&self, _key: &ReferenceKey, derivation: Derivation) -> Result<Derivation, BackendError> {
+        Ok(derivation)
     }
 
     fn derive(

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use ff::Field;
 use lamina_circuits::{Fr, witness::Copies};
 use lamina_kernels::{
-    CellCopy, Column as DeviceColumn, Matrix, Program as DeviceProgram, Relation as Linked,
+    CellCopy, Code, Column as DeviceColumn, Matrix, Program as DeviceProgram, Relation as Linked,
 };
 
 use super::{Cuda, CudaKey, instructions};
@@ -17,7 +17,7 @@ use crate::{
     derivation::{Derivation, Derived, Relation},
     error::BackendError,
     expression::{Identity, Node, NodeId, Source},
-    tape::{Tape, Values},
+    tape::{Scalar, Tape, Values},
 };
 
 /// Columns of field elements that a relation takes while it is solved, beside those that it reads: factors, their inverses,
@@ -83,16 +83,14 @@ struct Solving {
     relations: Vec<Linked>,
     slots: Vec<Slot>,
     /// What multiplies the cells.
-    factors: Vec<Program>,
-    /// What is left without them.
-    rests: Vec<Program>,
-    /// The links of all relations.
-    links: Vec<Program>,
+    factors: Code<Scalar>,
+    /// What is left without them, then the links of all relations.
+    rests: Code<Scalar>,
 }
 
 impl CudaDerivation {
-    /// `round`: columns of field elements that may be worked on at once.
-    pub(super) fn new(derivation: Derivation, round: usize) -> Self {
+    /// For `n` rows; `round`: columns of field elements that may be worked on at once.
+    pub(super) fn new(derivation: Derivation, round: usize, n: usize) -> Result<Self, BackendError> {
         let Derivation { columns, steps: derived, identity: Identity { nodes, mut tape, .. } } = derivation;
         let at_once = (round / RELATION_COLUMNS).max(1);
         let mut steps = Vec::new();
@@ -103,19 +101,19 @@ impl CudaDerivation {
                     let (alone, linked): (Vec<_>, Vec<_>) =
                         relations.iter().partition(|one| one.affine.factors.len() == 1);
                     let groups = alone.chunks(at_once).chain(linked.chunks(at_once));
-                    steps.extend(
-                        groups.map(|relations| Compiled::Solve(Solving::new(relations, &nodes, &mut tape))),
-                    );
+                    for relations in groups {
+                        steps.push(Compiled::Solve(Solving::new(relations, &nodes, &mut tape, n)?));
+                    }
                 }
                 Derived::Copy(copies) => steps.push(Compiled::Copy(Copying::new(&copies))),
             }
         }
-        CudaDerivation { columns, steps, tape }
+        Ok(CudaDerivation { columns, steps, tape })
     }
 }
 
 impl Solving {
-    fn new(relations: &[&Relation], nodes: &[Node], tape: &mut Tape) -> Self {
+    fn new(relations: &[&Relation], nodes: &[Node], tape: &mut Tape, n: usize) -> Result<Self, BackendError> {
         let mut roots: Vec<NodeId> = relations.iter().map(|one| one.affine.factors[&one.rotation]).collect();
         roots.extend(relations.iter().map(|one| one.affine.rest));
         let mut linked = Vec::with_capacity(relations.len());
@@ -127,11 +125,17 @@ impl Solving {
             }
             linked.push(Linked { at: *rotation, links });
         }
-        let (slots, mut factors) = Program::on_rows(nodes, tape, &roots);
-        let links = factors.split_off(2 * relations.len());
-        let rests = factors.split_off(relations.len());
-        let columns = relations.iter().map(|one| one.column).collect();
-        Solving { columns, relations: linked, slots, factors, rests, links }
+        let (slots, programs) = Program::on_rows(nodes, tape, &roots);
+        let (factors, rests) = programs.split_at(relations.len());
+        let code =
+            |programs: &[Program]| Code::new(n, &programs.iter().map(instructions).collect::<Vec<_>>());
+        Ok(Solving {
+            columns: relations.iter().map(|one| one.column).collect(),
+            relations: linked,
+            slots,
+            factors: code(factors)?,
+            rests: code(rests)?,
+        })
     }
 }
 
@@ -183,15 +187,15 @@ impl Cuda {
     ) -> Result<Arc<Matrix<Fr>>, BackendError> {
         let device = &self.device;
         let values = self.slot_values(key, columns, &solving.slots, scalars)?;
-        let evaluated = |programs: &[Program]| -> Result<Matrix<Fr>, BackendError> {
-            let codes: Vec<_> = programs.iter().map(|program| instructions(program, scalars)).collect();
-            Ok(device.run(&DeviceProgram::new(device, key.n, &codes)?, &values, Fr::ONE)?)
+        let evaluated = |code: &Code<Scalar>| -> Result<Matrix<Fr>, BackendError> {
+            let program = DeviceProgram::new(device, code, |scalar| scalars[scalar])?;
+            Ok(device.run(&program, &values, Fr::ONE)?)
         };
         let inverses = device.invert(&evaluated(&solving.factors)?)?;
-        let (rests, links) = (evaluated(&solving.rests)?, evaluated(&solving.links)?);
+        let rests = evaluated(&solving.rests)?;
         let prior: Vec<&DeviceColumn> =
             solving.columns.iter().map(|at| key.column(columns, Source::Advice(*at))).collect();
         let prior = device.expand(&prior, key.n)?;
-        Ok(Arc::new(device.solve(&prior, &inverses, &rests, &links, &solving.relations)?))
+        Ok(Arc::new(device.solve(&prior, &inverses, &rests, &solving.relations)?))
     }
 }

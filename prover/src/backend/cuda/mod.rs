@@ -16,8 +16,8 @@ use ff::Field;
 use halo2_proofs::halo2curves::bn256::{G1, G1Affine};
 use lamina_circuits::{Fr, witness::Column};
 use lamina_kernels::{
-    Ceilings, Cell, Column as DeviceColumn, Coset, Device, Instruction, Matrix, Msm, Ntt, Permutation, Place, PolyTerm,
-    Program as DeviceProgram, Term,
+    Ceilings, Cell, Code as DeviceCode, Column as DeviceColumn, Coset, Device, Instruction, Matrix, Msm, Ntt,
+    Permutation, Place, PolyTerm, Program as DeviceProgram, Term,
 };
 
 pub use self::{
@@ -154,6 +154,8 @@ pub struct CudaKey {
     limb_weights: Vec<Vec<Fr>>,
     columns: HashMap<Source, DeviceColumn>,
     quotient: Quotient,
+    /// What the quotient's program is on the device; none for an identity without nodes.
+    numerator: DeviceCode<Scalar>,
     /// Whether the quotient's coefficients do not fit beside its values on a coset.
     streamed: bool,
     /// Bytes that weights may take which stay.
@@ -229,7 +231,7 @@ fn poly_term(matrix: &Matrix<Fr>, column: usize, coefficient: Fr) -> PolyTerm<'_
 }
 
 /// The instructions of a device for a program, without loads of what is at hand and stores that nobody reads.
-fn instructions(program: &Program, values: &Values) -> Vec<Instruction> {
+fn instructions(program: &Program) -> Vec<Instruction<Scalar>> {
     let place = |operand: &Operand| match operand {
         Operand::Register(register) => Place::Register(*register as u32),
         Operand::Slot(slot, rotation) => Place::Column { column: *slot as u32, rotation: *rotation },
@@ -257,7 +259,7 @@ fn instructions(program: &Program, values: &Values) -> Vec<Instruction> {
                     None
                 };
                 match first {
-                    None => code.push(Instruction::Constant(values[*constant])),
+                    None => code.push(Instruction::Constant(*constant)),
                     Some(at) if held == Some(place(&terms[at].1)) => {}
                     Some(at) => code.push(Instruction::Load(place(&terms[at].1))),
                 }
@@ -268,7 +270,7 @@ fn instructions(program: &Program, values: &Values) -> Vec<Instruction> {
                     code.push(match coefficient {
                         Coefficient::One => Instruction::Add(operand),
                         Coefficient::MinusOne => Instruction::Subtract(operand),
-                        Coefficient::Other(factor) => Instruction::AddScaled(values[*factor], operand),
+                        Coefficient::Other(factor) => Instruction::AddScaled(*factor, operand),
                     });
                 }
                 to
@@ -361,6 +363,12 @@ impl Backend for Cuda {
                 self.device_columns(n, &list)?.into_iter().enumerate().map(|(at, own)| (source(at), own)),
             );
         }
+        let quotient = Quotient::new(setup.shape.identity, setup.bases.k, setup.degree - 1);
+        let programs = if setup.shape.identity.nodes.is_empty() {
+            Vec::new()
+        } else {
+            vec![instructions(&quotient.program)]
+        };
         let key = CudaKey {
             n,
             usable: setup.usable,
@@ -371,7 +379,8 @@ impl Backend for Cuda {
             vanishing: n_th.iter().map(|g| (*g - Fr::ONE).invert().unwrap_or(Fr::ZERO)).collect(),
             limb_weights: vandermonde_inverse(&n_th),
             columns,
-            quotient: Quotient::new(setup.shape.identity, setup.bases.k, setup.degree - 1),
+            quotient,
+            numerator: DeviceCode::new(n, &programs)?,
             streamed,
             weight_bytes,
         };
@@ -425,8 +434,8 @@ impl Backend for Cuda {
         true
     }
 
-    fn compile(&self, key: &CudaKey, derivation: Derivation) -> CudaDerivation {
-        CudaDerivation::new(derivation, self.round(key.n))
+    fn compile(&self, key: &CudaKey, derivation: Derivation) -> Result<CudaDerivation, BackendError> {
+        CudaDerivation::new(derivation, self.round(key.n), key.n)
     }
 
     fn derive(
@@ -536,7 +545,7 @@ impl Backend for Cuda {
         let device = &self.device;
         let (n, cosets) = (key.n, key.cosets.len());
         let Code { program, values } = &key.quotient.code(values);
-        let code = DeviceProgram::new(device, n, &[instructions(program, values)])?;
+        let code = DeviceProgram::new(device, &key.numerator, |scalar| values[scalar])?;
         let slots = &program.slots;
         let round = self.round(n).min(slots.len().max(1));
         let coefficients = |slots: &[Slot]| -> Result<Matrix<Fr>, BackendError> {
