@@ -804,11 +804,10 @@ impl<B: Backend> Run<'_, '_, B> {
             .collect();
         let mut late = prover.late_blinds(stream);
         // What needs nothing of the proof is computed beside all that the device does for the permutation.
-        let (permuted, ()) = rayon::join(
-            || self.permute(&mut columns, &sets, [beta, gamma], tails),
-            || prover.share_late(&mut late),
-        );
-        permuted?;
+        rayon::in_place_scope(|scope| {
+            scope.spawn(|_| prover.share_late(&mut late));
+            self.permute(&mut columns, &sets, [beta, gamma], tails)
+        })?;
 
         let (random, random_commitment) = self.random_poly(&mut late, n).map_err(self.failed())?;
         self.write_points(&[random_commitment])?;
@@ -831,10 +830,14 @@ impl<B: Backend> Run<'_, '_, B> {
 
         self.stage("open")?;
         // Whether the witness satisfies the circuit is looked at while the device opens.
-        let (opened, satisfied) = rayon::join(
-            || self.open(&columns.view(), &limbs, &random, x),
-            || identity_at(&prover.identity, &values, &prover.queries.list, &evaluations) == vanishing,
-        );
+        let mut satisfied = false;
+        let opened = rayon::in_place_scope(|scope| {
+            let queries = &prover.queries.list;
+            scope.spawn(|_| {
+                satisfied = identity_at(&prover.identity, &values, queries, &evaluations) == vanishing;
+            });
+            self.open(&columns.view(), &limbs, &random, x)
+        });
         if prover.self_check && !satisfied {
             return Err(ProveError::Unsatisfied);
         }

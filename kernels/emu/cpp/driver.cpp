@@ -198,12 +198,16 @@ API int lamina_emu_interpret(int on) {
   return 0;
 }
 
-// The device is as new: what was lost is found, no fault is to come, nothing is counted.
+// The device is as new: what was lost is found, no fault is to come, nothing is counted or recorded.
 API void lamina_emu_heal() {
   LOCKED;
   drain_all();
   failure = SUCCESS;
   faults = Faults();
+  tape = Tape::NONE;
+  replayed = false;
+  answers.clear();
+  next_answer = 0;
 }
 API void lamina_emu_lose_at(unsigned long long launch) {
   LOCKED;
