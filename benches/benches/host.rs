@@ -1,9 +1,10 @@
-//! `cargo bench -p lamina-benches --bench host [tiny|glassllm|smollm2] [PROOFS]`: the host's share of a proof on a GPU.
+//! `cargo bench -p lamina-benches --bench host [tiny|glassllm|smollm2] [PROOFS] [--json]`: the host's share of a proof on a GPU.
 //!
 //! One proof is computed on the stand-in for the driver, which takes minutes for SmolLM2's block, and what comes back to the host
 //! recorded. Then the same proof is made again and again while the stand-in computes nothing, answers from the record, and takes as
 //! long for each call as the modelled H100 (`docs/gpu.md`, "A modelled device"). Every proof must be the recorded one, byte by byte,
 //! which the stock verifier accepts.
+#![expect(clippy::print_stdout, reason = "a program that prints what it measures")]
 
 use std::time::Instant;
 
@@ -73,12 +74,12 @@ fn main() {
         (proved.proof, laid_out)
     };
 
-    println!("{name}: one proof is computed on {}", cuda.device().name());
+    eprintln!("{name}: one proof is computed on {}", cuda.device().name());
     tape(Tape::Record);
     let (proof, _) = prove();
     let recorded = answers();
     assert!(fixture.verifies(&instances, &proof), "what is replayed must verify");
-    println!("{recorded} copies to the host are recorded; the proof is verified");
+    eprintln!("{recorded} copies to the host are recorded; the proof is verified");
 
     cuda.device().pace(true);
     let mut runs: Vec<(Measured, f64)> = Vec::with_capacity(proofs);
@@ -93,5 +94,13 @@ fn main() {
     }
     // The first ones find weights that are not on the device, and everything cold.
     runs.drain(..2);
-    report(&runs);
+    if std::env::args().any(|one| one == "--json") {
+        let runs: Vec<_> = runs
+            .iter()
+            .map(|(run, cells)| serde_json::json!({ "laying_out_ms": cells, "proof": run }))
+            .collect();
+        println!("{:#}", serde_json::json!({ "shape": name, "runs": runs }));
+    } else {
+        report(&runs);
+    }
 }

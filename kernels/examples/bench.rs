@@ -175,10 +175,10 @@ fn run(device: &Device, log_sizes: &[u32], batch: usize) -> Result<(), Error> {
             solution.push(-(fields[r] * solution[r] + rests[r]) * inverse);
         }
         let (prior, inverses) = (columns(device, &vec![Fr::ONE; n], 1)?, columns(device, &inverses, 1)?);
-        let (rests, links) = (columns(device, &rests, 1)?, columns(device, fields, 1)?);
+        let rests = Matrix::from_columns(device, &[&rests[..], fields])?;
         let down = [Relation { at: 1, links: vec![(0, 0)] }];
         let right = |out| each_is(device, &out, |i, v| *v == solution[i]);
-        let timed = median(device, right, || device.solve(&prior, &inverses, &rests, &links, &down))?;
+        let timed = median(device, right, || device.solve(&prior, &inverses, &rests, &down))?;
         line(&format!("linked recurrence down 2^{log_n}"), &timed, 1, "rows", n);
 
         let sum = multiple_of_generator(fields.iter().copied());

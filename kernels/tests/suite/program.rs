@@ -82,7 +82,7 @@ fn constants_are_what_they_stand_for() {
     let column = elements::<Fr>(4, 1);
     for values in [[3, 5, 7].map(Fr::from), [11, 13, 17].map(Fr::from)] {
         let program = Program::new(&device, &code, |at| values[at]).unwrap();
-        let out = device.run(&program, &matrix(&device, &[column.clone()]), Fr::ONE).unwrap();
+        let out = device.run(&program, &matrix(&device, std::slice::from_ref(&column)), Fr::ONE).unwrap();
         let expected: Vec<Fr> = column.iter().map(|v| values[2] + values[0] * v).collect();
         assert_eq!(out.column(&device, 0).unwrap(), expected);
     }

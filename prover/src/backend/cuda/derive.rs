@@ -46,7 +46,7 @@ pub struct CudaDerivation {
 
 #[derive(Debug)]
 enum Compiled {
-    Solve(Solving),
+    Solve(Box<Solving>),
     Copy(Copying),
 }
 
@@ -102,7 +102,7 @@ impl CudaDerivation {
                         relations.iter().partition(|one| one.affine.factors.len() == 1);
                     let groups = alone.chunks(at_once).chain(linked.chunks(at_once));
                     for relations in groups {
-                        steps.push(Compiled::Solve(Solving::new(relations, &nodes, &mut tape, n)?));
+                        steps.push(Compiled::Solve(Box::new(Solving::new(relations, &nodes, &mut tape, n)?)));
                     }
                 }
                 Derived::Copy(copies) => steps.push(Compiled::Copy(Copying::new(&copies))),
