@@ -28,7 +28,7 @@ REGISTERS = {
     "fr_powers": 56,
     "lagrange_denominators": 32,
     "lagrange_weights": 48,
-    "linked_jump": 56,
+    "linked_jump": 64,
     "linked_scatter": 32,
     "linked_start": 48,
     "memory_wipe": 32,
