@@ -168,6 +168,9 @@ pub trait Backend: Sync {
 
     /// Prepares a derivation, once for all proofs of a key.
     ///
+    /// # Errors
+    /// [`BackendError`] where the device cannot run it.
+    ///
     /// # Panics
     /// Unless [`Backend::derives`].
     fn compile(&self, _key: &Self::Key, _derivation: Derivation) -> Result<Self::Derivation, BackendError> {
