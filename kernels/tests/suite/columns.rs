@@ -134,6 +134,7 @@ fn combinations_of_rotated_columns_of_all_kinds() {
         let lists: Vec<Vec<usize>> = vec![
             (0..columns.len()).collect(),
             (0..30 * columns.len()).collect(),
+            (5..20 * columns.len()).collect(),
             vec![],
             (0..columns.len()).filter(|at| columns[*at].bits() == 0).collect(),
             (0..columns.len()).filter(|at| columns[*at].bits() == 16).collect(),
