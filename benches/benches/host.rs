@@ -48,6 +48,7 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|one| !one.starts_with("--")).collect();
     let name = arguments.first().map_or("tiny", String::as_str);
     let proofs: usize = arguments.get(1).map_or(Ok(20), |n| n.parse()).expect("a number of proofs");
+    assert!(proofs > 0, "a median is of one proof at least");
     let shape = |hidden, ffn, heads, kv_heads, head_dim| Shape { hidden, ffn, heads, kv_heads, head_dim };
     let (shape, tokens) = match name {
         "tiny" => (shape(64, 128, 2, 2, 32), 8),
