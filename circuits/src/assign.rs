@@ -12,8 +12,8 @@ use crate::{
     layout::{ChainRow, Layout, Link, Norm, Port, PortCell, Row, Span},
     logup::{self, ARITY, signed, tuple},
     rows::{
-        A, B, C2, C3, C4, C5, C6, Challenges, F, Kind, LIMBS, LOOKUPS, Programs, RowView, SLOTS, VALUES,
-        combination, geometric, halves, int, pow2, power,
+        A, B, C2, Challenges, Kind, LIMBS, LOOKUPS, Programs, RowView, SLOTS, VALUES, combination, geometric,
+        halves, int, pow2, power,
     },
     spec::{BlockSpec, FeedForward},
     tables::{self, Table},
@@ -76,18 +76,13 @@ fn map_items<T: Send>(n: usize, f: impl Fn(usize) -> T + Sync + Send) -> Vec<T> 
     (0..n).map(f).collect()
 }
 
-/// Calls `f` on ranges that make up `0..n`, in parallel, one to a thread, when built with `parallel`.
-fn map_ranges<T: Send>(n: usize, f: impl Fn(Range<usize>) -> T + Sync + Send) -> Vec<T> {
+/// Threads that work at once.
+fn threads() -> usize {
     #[cfg(feature = "parallel")]
-    let threads = rayon::current_num_threads();
+    return rayon::current_num_threads();
     #[cfg(not(feature = "parallel"))]
-    let threads = 1;
-    let size = n.div_ceil(threads).max(1);
-    map_items(n.div_ceil(size), |i| f(i * size..n.min((i + 1) * size)))
+    1
 }
-
-/// The eight cells of one lane.
-type Lane = [i32; SLOTS];
 
 /// Rows of the cell region that are laid out at once, in all columns.
 const LAID_OUT_ROWS: usize = 512;
@@ -141,6 +136,45 @@ impl Looked {
     }
 }
 
+/// Rows on end of one lane that a lookup has in one table.
+#[derive(Clone, Debug)]
+pub(crate) struct Run {
+    lookup: usize,
+    lane: usize,
+    rows: Range<usize>,
+}
+
+/// The runs of each table of a layout.
+pub(crate) fn runs(layout: &Layout) -> Vec<Vec<Run>> {
+    let mut of_tables: Vec<Vec<Run>> = layout.tables.tables.iter().map(|_| vec![]).collect();
+    let rows: Vec<_> = (0..layout.active).map(|at| layout.row_at(at)).collect();
+    for lane in 0..layout.lanes {
+        let mut first = 0;
+        for alike in rows.chunk_by(|a, b| Looked::of(layout, *a, lane) == Looked::of(layout, *b, lane)) {
+            let rows = first..first + alike.len();
+            first = rows.end;
+            let tables = Looked::of(layout, alike[0], lane).tables(&layout.spec);
+            for (lookup, table) in tables.into_iter().enumerate() {
+                of_tables[layout.tables.index(table)].push(Run { lookup, lane, rows: rows.clone() });
+            }
+        }
+    }
+    of_tables
+}
+
+/// Cuts runs into shares of some `cells` each.
+fn shared(runs: &[Run], cells: usize) -> impl Iterator<Item = &[Run]> {
+    let mut taken = 0;
+    runs.chunk_by(move |run, _| {
+        taken += run.rows.len();
+        let full = taken >= cells;
+        if full {
+            taken = 0;
+        }
+        !full
+    })
+}
+
 /// The slot of lookup `i`; the pair's second cell is [`B`].
 fn looked_up(i: usize) -> usize {
     if i == 0 { A } else { C2 + i - 1 }
@@ -181,42 +215,58 @@ impl BlockWitness {
     /// Recomputes the multiplicities from the cells; entries outside their tables are not counted.
     pub fn count(&mut self) {
         let layout = &self.layout;
-        let outputs = layout.table_outputs();
-        let parts = map_ranges(layout.active, |rows| {
-            let mut counts = vec![0i32; layout.table_columns() * layout.active];
-            let kinds: Vec<_> = rows.clone().map(|at| layout.row_at(at)).collect();
-            for lane in 0..layout.lanes {
-                let looked: Vec<_> = kinds.iter().map(|&row| Looked::of(layout, row, lane)).collect();
-                let pairs = &self.cells[B * layout.lanes + lane];
-                for i in 0..LOOKUPS {
-                    let column = &self.cells[looked_up(i) * layout.lanes + lane];
-                    let mut at = rows.start;
-                    // Many rows on end stand in the same table.
-                    for run in looked.chunk_by(|a, b| a == b) {
-                        let span = layout.lookup_spans[run[0].index()][i];
-                        for at in at..at + run.len() {
-                            let pair = (i == 0).then(|| pairs[at]);
-                            if let Some(entry) = entry_of(span, column[at], pair, outputs)
-                                && !self.replaced(at, lane, i)
-                            {
-                                counts[entry] += 1;
-                            }
-                        }
-                        at += run.len();
+        let of_tables = layout.looked_up();
+        let cells: usize = of_tables.iter().flatten().map(|run| run.rows.len()).sum();
+        let shares: Vec<(usize, &[Run])> = of_tables
+            .iter()
+            .enumerate()
+            .flat_map(|(table, runs)| shared(runs, cells.div_ceil(threads())).map(move |runs| (table, runs)))
+            .collect();
+        let counts = map_items(shares.len(), |at| self.counted(shares[at].0, shares[at].1));
+        self.multiplicities = map_items(layout.table_columns(), |at| {
+            let column = at * layout.active..(at + 1) * layout.active;
+            let mut sums = vec![0i32; layout.active];
+            for ((table, _), counts) in shares.iter().zip(&counts) {
+                let (start, _, size) = layout.tables.spans[*table];
+                let entries = start.max(column.start)..(start + size).min(column.end);
+                if entries.is_empty() {
+                    continue;
+                }
+                let sums = &mut sums[entries.start - column.start..entries.end - column.start];
+                for (sum, count) in sums.iter_mut().zip(&counts[entries.start - start..]) {
+                    *sum += count;
+                }
+            }
+            Arc::new(sums)
+        });
+    }
+
+    /// How often the entries of a table are looked up in some runs.
+    fn counted(&self, table: usize, runs: &[Run]) -> Vec<i32> {
+        let layout = &self.layout;
+        let (start, first, size) = layout.tables.spans[table];
+        let outputs = &layout.table_outputs()[start..start + size];
+        let mut counts = vec![0i32; size];
+        for Run { lookup, lane, rows } in runs {
+            let cells = &self.cells[looked_up(*lookup) * layout.lanes + lane][rows.clone()];
+            let offsets = cells.iter().map(|cell| (i64::from(*cell) - i64::from(first)) as usize);
+            let offsets = rows.clone().zip(offsets).filter(|(at, _)| !self.replaced(*at, *lane, *lookup));
+            if *lookup == 0 {
+                let others = &self.cells[B * layout.lanes + lane][rows.clone()];
+                for ((_, offset), other) in offsets.zip(others) {
+                    if outputs.get(offset) == Some(other) {
+                        counts[offset] += 1;
+                    }
+                }
+            } else {
+                for (_, offset) in offsets {
+                    if let Some(count) = counts.get_mut(offset) {
+                        *count += 1;
                     }
                 }
             }
-            counts
-        });
-        self.multiplicities = map_items(layout.table_columns(), |column| {
-            let mut sum = vec![0i32; layout.active];
-            for part in &parts {
-                for (count, more) in sum.iter_mut().zip(&part[column * layout.active..]) {
-                    *count += more;
-                }
-            }
-            Arc::new(sum)
-        });
+        }
+        counts
     }
 
     fn kinds(&self) -> Vec<Option<(Kind, Option<usize>, Row)>> {
@@ -661,15 +711,16 @@ fn cell_columns(layout: &Layout, trace: &Trace) -> Vec<Vec<i32>> {
     map_blocks(&mut blocks, 1, |i, block| {
         let rows = i * LAID_OUT_ROWS..(i + 1) * LAID_OUT_ROWS;
         let rows: Vec<_> = rows.filter_map(|at| layout.row_at(at)).collect();
-        let mut filled: Vec<Lane> = vec![];
-        for columns in block {
-            for lane in 0..lanes {
-                filled.clear();
-                filled.extend(rows.iter().map(|&row| lane_cells(layout, trace, row, lane)));
-                for slot in 0..SLOTS {
-                    for (cell, row) in columns[slot * lanes + lane].iter_mut().zip(&filled) {
-                        *cell = row[slot];
-                    }
+        let mut first = 0;
+        for run in rows.chunk_by(goes_on) {
+            let places = first..first + run.len();
+            first = places.end;
+            for columns in block.iter_mut() {
+                for lane in 0..lanes {
+                    let mut slots = columns.iter_mut().skip(lane).step_by(lanes);
+                    let cells =
+                        array::from_fn(|_| slots.next().map_or(&mut [][..], |it| &mut it[places.clone()]));
+                    lay_out(layout, trace, run[0], lane, cells);
                 }
             }
         }
@@ -677,57 +728,72 @@ fn cell_columns(layout: &Layout, trace: &Trace) -> Vec<Vec<i32>> {
     cells
 }
 
+/// Whether two rows, one after the other, are two of those that [`lay_out`] writes at once.
+fn goes_on((group, row): &(Option<usize>, Row), (next_group, next): &(Option<usize>, Row)) -> bool {
+    group == next_group
+        && match (row, next) {
+            (Row::Stream(kind, _), Row::Stream(next, _)) => kind == next,
+            (Row::Feature { key, head, .. }, Row::Feature { key: next_key, head: next_head, .. }) => {
+                (key, head) == (next_key, next_head)
+            }
+            (Row::Score { head, .. }, Row::Score { head: next, .. }) => head == next,
+            (Row::MixOut(_), Row::MixOut(_)) | (Row::FeedForward(_), Row::FeedForward(_)) => true,
+            _ => false,
+        }
+}
+
 /// Splits a non-negative integer into limbs of `bits` bits.
 fn limbs<const N: usize>(v: u128, bits: u32) -> [i32; N] {
     array::from_fn(|i| ((v >> (bits * i as u32)) & ((1 << bits) - 1)) as i32)
 }
 
-/// The cells of lane `l` on a row.
-fn lane_cells(layout: &Layout, trace: &Trace, (group, row): (Option<usize>, Row), l: usize) -> Lane {
+/// Writes cells, as many as there are in both.
+fn put(cells: &mut [i32], values: impl IntoIterator<Item = i32>) {
+    for (cell, value) in cells.iter_mut().zip(values) {
+        *cell = value;
+    }
+}
+
+/// Writes the cells of lane `l` on a row, and on those that go on from it; zeros stay what they are.
+///
+/// # Shapes
+/// cells: of each slot those of the rows.
+fn lay_out(
+    layout: &Layout,
+    trace: &Trace,
+    (group, row): (Option<usize>, Row),
+    l: usize,
+    cells: [&mut [i32]; SLOTS],
+) {
     let spec = &layout.spec;
     let (s, shape) = (&spec.scales, &spec.shape);
     let t = group.unwrap_or(0) * layout.lanes + l;
-    let tokens = spec.tokens;
-    let (d, hd) = (shape.hidden, shape.head_dim);
-    let mut cells = [0i32; SLOTS];
-    let two = |r: i32, shift: u32| {
-        let (lo, _) = halves(shift);
-        (r & ((1 << lo) - 1), r >> lo)
+    let (d, hd, tokens) = (shape.hidden, shape.head_dim, spec.tokens);
+    let rows = cells[A].len();
+    // By their numbers.
+    let [a, b, c2, c3, c4, c5, c6, f] = cells;
+    let copied = |values: &[i32], at: usize, to: &mut [i32]| to.copy_from_slice(&values[at..at + to.len()]);
+    // The lower bits of each value, and the rest.
+    let cut = |values: &[i32], low_bits: u32, low: &mut [i32], high: &mut [i32]| {
+        put(low, values.iter().map(|v| v & ((1 << low_bits) - 1)));
+        put(high, values.iter().map(|v| v >> low_bits));
     };
-    let stream = |x: i32| (x >> s.residual_lo_bits, x & ((1 << s.residual_lo_bits) - 1));
+    let halved = |values: &[i32], shift: u32, low: &mut [i32], high: &mut [i32]| {
+        cut(values, halves(shift).0, low, high);
+    };
     match row {
         Row::Stream(kind, j) => {
             let i = t * d + j;
-            let (x, norm, r) = if kind == Kind::StreamIn {
-                (trace.x[i], &trace.norm1, 0)
+            let (x, norm) = if kind == Kind::StreamIn {
+                (&trace.x, &trace.norm1)
             } else {
-                (trace.middle.q[i], &trace.norm2, trace.middle.r[i])
+                copied(&trace.middle.r, i, c5);
+                (&trace.middle.q, &trace.norm2)
             };
-            (cells[A], cells[C2]) = stream(x);
-            cells[C5] = r;
-            cells[C3] = norm.n.q[i];
-            (cells[C4], cells[C6]) = two(norm.n.r[i], s.norm_shift);
-            cells[F] = norm.s[t];
-        }
-        Row::Root(norm) | Row::Remainder(norm, _) => {
-            let norm = if norm == Norm::Attn { &trace.norm1 } else { &trace.norm2 };
-            let (v, root) = (u128::from(norm.v[t]), norm.s[t] as u128);
-            let one = 1u128 << (2 * s.rsqrt_bits);
-            match row {
-                Row::Root(_) => {
-                    let v: [_; 4] = limbs(v, s.limb_bits);
-                    let r: [_; 2] = limbs(root, s.limb_bits);
-                    cells = [r[0], 0, v[0], v[1], v[2], v[3], r[1], norm.s[t]];
-                }
-                Row::Remainder(_, above) => {
-                    let value =
-                        if above { (root + 1) * (root + 1) * v - one - 1 } else { one - root * root * v };
-                    for (slot, limb) in LIMBS.into_iter().zip(limbs::<6>(value, s.limb_bits)) {
-                        cells[slot] = limb;
-                    }
-                }
-                _ => {}
-            }
+            cut(&x[i..i + rows], s.residual_lo_bits, c2, a);
+            copied(&norm.n.q, i, c3);
+            halved(&norm.n.r[i..i + rows], s.norm_shift, c4, c6);
+            f.fill(norm.s[t]);
         }
         Row::Feature { key, head, pair, second } => {
             let (plain, turned, heads) = if key {
@@ -735,68 +801,109 @@ fn lane_cells(layout: &Layout, trace: &Trace, (group, row): (Option<usize>, Row)
             } else {
                 (&trace.query, &trace.query_rotary, shape.heads)
             };
-            let base = (t * heads + head) * hd + pair;
-            let half = hd / 2;
-            let (own, partner) = if second { (base + half, base) } else { (base, base + half) };
-            cells[C3] = plain.q[own];
-            cells[C4] = plain.r[own];
-            if s.rope.is_some() {
-                cells[C5] = turned.q[own];
-                cells[C6] = turned.r[own];
-                cells[F] = plain.q[partner];
+            let (base, half) = ((t * heads + head) * hd, hd / 2);
+            for at in 0..rows {
+                let place = 2 * pair + usize::from(second) + at;
+                let (first, odd) = (base + place / 2, place % 2);
+                let own = first + half * odd;
+                c3[at] = plain.q[own];
+                c4[at] = plain.r[own];
+                if s.rope.is_some() {
+                    c5[at] = turned.q[own];
+                    c6[at] = turned.r[own];
+                    f[at] = plain.q[first + half * (1 - odd)];
+                }
             }
         }
         Row::Score { head, key } => {
-            let a = &trace.attention;
-            let i = (head * tokens + t) * tokens + key;
-            cells[A] = a.distance[i];
-            cells[B] = a.exp[i];
-            cells[C2] = a.score_r[i];
+            let of = &trace.attention;
+            let first = (head * tokens + t) * tokens;
+            let i = first + key;
+            copied(&of.distance, i, a);
+            copied(&of.exp, i, b);
+            copied(&of.score_r, i, c2);
+            copied(&of.prob.q, i, c5);
+            halved(&of.prob.r[i..i + rows], s.prob_shift, c4, c6);
             // The first of the keys that the token attends to where the maximum is attained.
-            let attained = key <= t && a.distance[i] == 0 && !a.distance[i - key..i].contains(&0);
-            cells[C3] = i32::from(attained);
-            cells[C5] = a.prob.q[i];
-            (cells[C4], cells[C6]) = two(a.prob.r[i], s.prob_shift);
-            cells[F] = a.recip[head * tokens + t];
-        }
-        Row::Sum(head) => {
-            let a = &trace.attention;
-            let i = head * tokens + t;
-            let rem = (1i64 << s.recip_bits) - i64::from(a.recip[i]) * a.sum[i];
-            let low: [_; 2] = limbs(rem as u128, s.limb_bits);
-            let rest: [_; 2] = limbs((a.sum[i] - 1 - rem) as u128, s.limb_bits);
-            cells = [0, 0, low[0], low[1], rest[0], rest[1], 0, a.recip[i]];
-        }
-        Row::Max(head) => {
-            let a = &trace.attention;
-            let i = head * tokens + t;
-            let r: [_; 2] = limbs(a.recip[i] as u128, s.limb_bits);
-            cells = [a.max[i], 0, r[0], r[1], 0, 0, 0, a.recip[i]];
+            let attained = of.distance[first..=first + t].iter().position(|distance| *distance == 0);
+            if let Some(cell) = attained.and_then(|at| c3.get_mut(at.checked_sub(key)?)) {
+                *cell = 1;
+            }
+            f.fill(of.recip[head * tokens + t]);
         }
         Row::MixOut(j) => {
             let mixed = shape.heads * hd;
-            if j < mixed {
-                cells[C3] = trace.mix.q[t * mixed + j];
-                cells[C4] = trace.mix.r[t * mixed + j];
-            }
-            if j < d {
-                (cells[A], cells[C2]) = stream(trace.output.q[t * d + j]);
-                cells[C5] = trace.output.r[t * d + j];
-            }
+            let of_mix = mixed.saturating_sub(j).min(rows);
+            copied(&trace.mix.q, t * mixed + j.min(mixed), &mut c3[..of_mix]);
+            copied(&trace.mix.r, t * mixed + j.min(mixed), &mut c4[..of_mix]);
+            let of_stream = d.saturating_sub(j).min(rows);
+            let i = t * d + j.min(d);
+            cut(&trace.output.q[i..i + of_stream], s.residual_lo_bits, c2, a);
+            copied(&trace.output.r, i, &mut c5[..of_stream]);
         }
         Row::FeedForward(j) => {
             let i = t * shape.ffn + j;
-            (cells[A], cells[B], cells[C2]) = (trace.gate.q[i], trace.activated[i], trace.gate.r[i]);
+            copied(&trace.gate.q, i, a);
+            copied(&trace.activated, i, b);
+            copied(&trace.gate.r, i, c2);
             if let FeedForward::Gated { .. } = s.feed_forward {
-                (cells[C3], cells[C4]) = (trace.up.q[i], trace.up.r[i]);
-                (cells[C5], cells[C6]) = (trace.glu.q[i], trace.glu.r[i]);
+                copied(&trace.up.q, i, c3);
+                copied(&trace.up.r, i, c4);
+                copied(&trace.glu.q, i, c5);
+                copied(&trace.glu.r, i, c6);
             }
+        }
+        Row::Root(_) | Row::Remainder(..) | Row::Sum(_) | Row::Max(_) | Row::Value { .. } => {
+            let row = single(layout, trace, row, t, l);
+            for (cells, value) in [a, b, c2, c3, c4, c5, c6, f].into_iter().zip(row) {
+                cells.fill(value);
+            }
+        }
+    }
+}
+
+/// The cells of lane `l` on a row that nothing goes on from; `t`: its token, where the row has a group.
+fn single(layout: &Layout, trace: &Trace, row: Row, t: usize, l: usize) -> [i32; SLOTS] {
+    let spec = &layout.spec;
+    let (s, shape) = (&spec.scales, &spec.shape);
+    let of_head = |head: usize| {
+        let i = head * spec.tokens + t;
+        (trace.attention.max[i], trace.attention.sum[i], trace.attention.recip[i])
+    };
+    let mut cells = [0i32; SLOTS];
+    match row {
+        Row::Root(norm) | Row::Remainder(norm, _) => {
+            let norm = if norm == Norm::Attn { &trace.norm1 } else { &trace.norm2 };
+            let (v, root) = (u128::from(norm.v[t]), norm.s[t] as u128);
+            let one = 1u128 << (2 * s.rsqrt_bits);
+            if let Row::Remainder(_, above) = row {
+                let value = if above { (root + 1) * (root + 1) * v - one - 1 } else { one - root * root * v };
+                for (slot, limb) in LIMBS.into_iter().zip(limbs::<6>(value, s.limb_bits)) {
+                    cells[slot] = limb;
+                }
+            } else {
+                let v: [_; 4] = limbs(v, s.limb_bits);
+                let r: [_; 2] = limbs(root, s.limb_bits);
+                cells = [r[0], 0, v[0], v[1], v[2], v[3], r[1], norm.s[t]];
+            }
+        }
+        Row::Sum(head) => {
+            let (_, sum, recip) = of_head(head);
+            let rem = (1i64 << s.recip_bits) - i64::from(recip) * sum;
+            let low: [_; 2] = limbs(rem as u128, s.limb_bits);
+            let rest: [_; 2] = limbs((sum - 1 - rem) as u128, s.limb_bits);
+            cells = [0, 0, low[0], low[1], rest[0], rest[1], 0, recip];
+        }
+        Row::Max(head) => {
+            let (max, _, recip) = of_head(head);
+            let r: [_; 2] = limbs(recip as u128, s.limb_bits);
+            cells = [max, 0, r[0], r[1], 0, 0, 0, recip];
         }
         Row::Value { token, head, block } => {
             for (part, (q, r)) in VALUES.into_iter().enumerate() {
                 let j = (block * VALUES.len() + part) * layout.lanes + l;
-                (cells[q], cells[r]) = if j < hd {
-                    let i = (token * shape.kv_heads + head) * hd + j;
+                (cells[q], cells[r]) = if j < shape.head_dim {
+                    let i = (token * shape.kv_heads + head) * shape.head_dim + j;
                     (trace.value.q[i], trace.value.r[i])
                 } else {
                     // The product of a zero weight column, requantised.
@@ -804,6 +911,7 @@ fn lane_cells(layout: &Layout, trace: &Trace, (group, row): (Option<usize>, Row)
                 };
             }
         }
+        Row::Stream(..) | Row::Feature { .. } | Row::Score { .. } | Row::MixOut(_) | Row::FeedForward(_) => {}
     }
     cells
 }

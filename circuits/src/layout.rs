@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use thiserror::Error;
 
 use crate::{
-    assign::Looked,
+    assign::{Looked, Run, runs},
     boundary::{BoundaryShape, active_rows},
     bounds::SpecError,
     rows::{Kind, LOOKUPS, VALUES},
@@ -329,6 +329,8 @@ pub struct Layout {
     pub tables: TableSet,
     /// Where the tables of each way to look cells up stand, in the order of [`Looked::all`].
     pub(crate) lookup_spans: Vec<[Span; LOOKUPS]>,
+    /// See [`Layout::looked_up`].
+    looked_up: OnceLock<Vec<Vec<Run>>>,
     /// See [`Layout::table_outputs`].
     table_outputs: OnceLock<Vec<i32>>,
     /// Rows used of the cell region and the product region.
@@ -386,6 +388,7 @@ impl Layout {
             equalities: vec![],
             lookup_spans: lookup_spans(spec, &tables),
             tables,
+            looked_up: OnceLock::new(),
             table_outputs: OnceLock::new(),
             rows_used: (cell_rows, 0),
         };
@@ -701,6 +704,11 @@ impl Layout {
     /// Fixed columns of tables.
     pub fn table_columns(&self) -> usize {
         self.tables.entries.div_ceil(self.active)
+    }
+
+    /// The cells that are looked up in each table; computed at the first call.
+    pub(crate) fn looked_up(&self) -> &[Vec<Run>] {
+        self.looked_up.get_or_init(|| runs(self))
     }
 
     /// The `out` of every table entry; computed at the first call.
