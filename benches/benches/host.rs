@@ -21,22 +21,34 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// A proof that was replayed.
+struct Run {
+    measured: Measured,
+    /// Milliseconds from the trace to the cells' columns and multiplicities, and to the proof.
+    laying_out_ms: f64,
+    wall_ms: f64,
+}
+
 /// Medians, stage by stage. What passes before the first stage and after the last is in the sum alone.
-fn report(runs: &[(Measured, f64)]) {
+fn report(runs: &[Run]) {
     println!("{:28}{:>9}{:>9}{:>12}{:>12}", "stage", "launches", "calls", "H100 ms", "waits ms");
-    let cells = median(runs.iter().map(|(_, cells)| *cells));
+    let cells = median(runs.iter().map(|run| run.laying_out_ms));
     println!("{:28}{:>9}{:>9}{cells:>12.2}{cells:>12.2}", "laying out cells, counting", "", "");
-    for (at, stage) in runs[0].0.stages.iter().enumerate() {
-        let of =
-            |ns: fn(&Work) -> u64| median(runs.iter().map(|(run, _)| ns(&run.stages[at].work) as f64 / 1e6));
+    for (at, stage) in runs[0].measured.stages.iter().enumerate() {
+        let of = |ns: fn(&Work) -> u64| {
+            median(runs.iter().map(|run| ns(&run.measured.stages[at].work) as f64 / 1e6))
+        };
         let (ms, waits) = (of(|work| work.modelled_ns), of(|work| work.modelled_waited_ns));
         let Work { launches, calls, .. } = stage.work;
         println!("{:28}{launches:>9}{calls:>9}{ms:>12.2}{waits:>12.2}", stage.stage);
     }
-    let ms = median(runs.iter().map(|(run, _)| run.modelled_ms));
-    let waits = median(runs.iter().map(|(run, _)| run.modelled_waited_ms));
-    let share = median(runs.iter().map(|(run, _)| 100.0 * run.modelled_waited_ms / run.modelled_ms));
+    let ms = median(runs.iter().map(|run| run.measured.modelled_ms));
+    let waits = median(runs.iter().map(|run| run.measured.modelled_waited_ms));
+    let share =
+        median(runs.iter().map(|run| 100.0 * run.measured.modelled_waited_ms / run.measured.modelled_ms));
     println!("{:46}{ms:>12.2}{waits:>12.2}   {share:.0} % of it", "all of it");
+    let wall = median(runs.iter().map(|run| run.wall_ms));
+    println!("{:46}{wall:>12.2}", "by the clock, until the host has overwritten what the proof left");
     println!(
         "medians of {} proofs, {} threads",
         runs.len(),
@@ -83,22 +95,26 @@ fn main() {
     eprintln!("{recorded} copies to the host are recorded; the proof is verified");
 
     cuda.device().pace(true);
-    let mut runs: Vec<(Measured, f64)> = Vec::with_capacity(proofs);
+    let mut runs: Vec<Run> = Vec::with_capacity(proofs);
     for _ in 0..proofs + 2 {
         tape(Tape::Replay);
         cuda.measure();
         let started = Instant::now();
         let (again, laid_out) = prove();
+        let ended = Instant::now();
         assert!(again == proof && answers() == 0, "the proof is another than the recorded one");
         let measured = cuda.measured().unwrap_or_else(|e| panic!("device: {e}")).expect("it is measured");
-        runs.push((measured, (laid_out - started).as_secs_f64() * 1e3));
+        let ms = |until: Instant| (until - started).as_secs_f64() * 1e3;
+        runs.push(Run { measured, laying_out_ms: ms(laid_out), wall_ms: ms(ended) });
     }
     // The first ones find weights that are not on the device, and everything cold.
     runs.drain(..2);
     if std::env::args().any(|one| one == "--json") {
         let runs: Vec<_> = runs
             .iter()
-            .map(|(run, cells)| serde_json::json!({ "laying_out_ms": cells, "proof": run }))
+            .map(|Run { measured, laying_out_ms, wall_ms }| {
+                serde_json::json!({ "laying_out_ms": laying_out_ms, "wall_ms": wall_ms, "proof": measured })
+            })
             .collect();
         println!("{:#}", serde_json::json!({ "shape": name, "runs": runs }));
     } else {

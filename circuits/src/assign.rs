@@ -220,7 +220,9 @@ impl BlockWitness {
         let shares: Vec<(usize, &[Run])> = of_tables
             .iter()
             .enumerate()
-            .flat_map(|(table, runs)| shared(runs, cells.div_ceil(threads())).map(move |runs| (table, runs)))
+            .flat_map(|(table, runs)| {
+                shared(runs, cells.div_ceil(2 * threads())).map(move |runs| (table, runs))
+            })
             .collect();
         let counts = map_items(shares.len(), |at| self.counted(shares[at].0, shares[at].1));
         self.multiplicities = map_items(layout.table_columns(), |at| {

@@ -8,7 +8,7 @@ use lamina_circuits::Fr;
 use crate::{
     device::{Argument, Device, Grid},
     error::{Error, at_most, same},
-    memory::{Buffer, Cell, Matrix, Pack, words},
+    memory::{Buffer, Cell, Matrix, Reading, bytes_of, words},
     ntt::Ntt,
     work::{PRODUCT, REDUCTION},
 };
@@ -131,8 +131,8 @@ impl Column {
         Self::filled(device, [count, len], rows, |all: &mut [T]| all.copy_from_slice(cells))
     }
 
-    /// The same of cells that `fill` writes, all of which are zeros before: in memory of the host that the copy takes as it is, where
-    /// they are not too many for that.
+    /// The same of cells that `fill` writes, each of them, where anything may be before: in memory of the host that the copy takes as
+    /// it is, where they are not too many for that.
     ///
     /// # Shapes
     /// shape: how many columns, and cells of each.
@@ -366,13 +366,14 @@ impl Device {
         at_most("columns of a matrix, at most", out.columns().saturating_sub(at), lists.len())?;
         let rows = out.rows();
         let mut sums = Vec::with_capacity(lists.len());
+        let (mut bytes, mut multiply_adds) = (0, 0);
         for (at, terms) in (at..).zip(lists) {
             let mut sum = Sum::new(out.buffer.base() + (at * rows * size_of::<Fr>()) as u64, rows);
             for term in terms.as_ref() {
                 let Term { column, rotation, coefficient } = *term;
                 same("rows of a column", rows, column.rows)?;
-                let (bytes, multiply_adds) = column.work();
-                self.counters.kernel(bytes, multiply_adds);
+                let work = column.work();
+                (bytes, multiply_adds) = (bytes + work.0, multiply_adds + work.1);
                 let factor = Factor { descriptor: column.descriptor(rotation), coefficient };
                 match INTEGER_BYTES.iter().position(|bytes| 8 * bytes == column.bits as usize) {
                     None => sum.fields.push(factor),
@@ -384,6 +385,7 @@ impl Device {
             }
             sums.push(sum);
         }
+        self.counters.kernel(bytes, multiply_adds);
         self.combine(&sums)
     }
 
@@ -449,7 +451,7 @@ impl Device {
         let parts: Option<Buffer<Fr>> = if cells > 0 { Some(Buffer::new(self, cells)?) } else { None };
         let mut free = parts.as_ref().map_or(0, Buffer::base);
 
-        let (mut lists, mut added) = (Lists::default(), Vec::new());
+        let (mut lists, mut added) = (Lists::with_room(sums, &of_sums), Vec::new());
         let mut longest = 0;
         for (sum, chunks) in sums.iter().zip(&of_sums) {
             let (integers, fields) = chunks.count(sum);
@@ -483,19 +485,23 @@ impl Device {
             self.counters.kernel(0, REDUCTION * sum.rows * integers);
         }
 
-        let mut pack = Pack::default();
-        let of_integers = [
-            pack.push(&lists.step_columns),
-            pack.push(&lists.step_scales),
-            pack.push(&lists.elements),
-            pack.push(&lists.step_chunks),
-            pack.push(&lists.excesses),
-        ];
-        let of_fields = [pack.push(&lists.columns), pack.push(&lists.scales), pack.push(&lists.chunks)];
-        let added_at = pack.push(&added);
-        let sent = pack.send(self)?;
+        let (sent, places) = Buffer::packed(
+            self,
+            [
+                bytes_of(&lists.step_columns),
+                bytes_of(&lists.step_scales),
+                bytes_of(&lists.elements),
+                bytes_of(&lists.step_chunks),
+                bytes_of(&lists.excesses),
+                bytes_of(&lists.columns),
+                bytes_of(&lists.scales),
+                bytes_of(&lists.chunks),
+                bytes_of(&added),
+            ],
+        )?;
+        let [columns, scales, elements, chunks, excesses, of_fields @ .., added_at] =
+            places.map(|at| sent.address_of(at));
         if !lists.step_chunks.is_empty() {
-            let [columns, scales, elements, chunks, excesses] = of_integers.map(|at| sent.address_of(at));
             let row_blocks = rows.div_ceil(INTEGER_ROWS);
             let [n, row_blocks_u32] = [rows, row_blocks].map(|v| Argument::U32(v as u32));
             let arguments = [columns, scales, elements, chunks, excesses, n, row_blocks_u32];
@@ -506,7 +512,7 @@ impl Device {
             unsafe { self.launch("combine_integers", grid, &arguments) }?;
         }
         if !lists.chunks.is_empty() {
-            let [columns, scales, chunks] = of_fields.map(|at| sent.address_of(at));
+            let [columns, scales, chunks] = of_fields;
             let row_blocks = rows.div_ceil(FIELD_ROWS);
             let [longest_u32, row_blocks_u32] = [longest, row_blocks].map(|v| Argument::U32(v as u32));
             let arguments = [columns, scales, chunks, longest_u32, row_blocks_u32];
@@ -516,7 +522,7 @@ impl Device {
             // among those, of as many rows, at most as many as shared memory has room for.
             unsafe { self.launch("combine_fields", grid, &arguments) }?;
         }
-        self.add_up(&added, rows, sent.address_of(added_at))
+        self.add_up(&added, rows, added_at)
     }
 
     /// `out[i] = sum_c columns[c][i]`.
@@ -574,11 +580,13 @@ impl Device {
     pub fn evaluate(&self, weights: &Matrix<Fr>, queries: &[(&Column, i64)]) -> Result<Vec<Fr>, Error> {
         same("columns of weights", 1, weights.columns())?;
         let mut values = vec![Fr::ZERO; queries.len()];
-        let (mut integers, mut fields) = (Vec::new(), Vec::new());
+        let (mut integers, mut fields) =
+            (Vec::with_capacity(queries.len()), Vec::with_capacity(queries.len()));
+        let (mut bytes, mut multiply_adds) = (0, 0);
         for (at, (column, rotation)) in queries.iter().enumerate() {
             same("rows of a column", weights.rows(), column.rows)?;
-            let (bytes, multiply_adds) = column.work();
-            self.counters.kernel(bytes, multiply_adds);
+            let work = column.work();
+            (bytes, multiply_adds) = (bytes + work.0, multiply_adds + work.1);
             if column.bits == 0 {
                 fields.push((at, column.descriptor(*rotation)));
                 continue;
@@ -587,6 +595,7 @@ impl Device {
             integers.push((at, column.bits, column.descriptor(*rotation)));
             fields.extend(column.tail_descriptor(*rotation).map(|descriptor| (at, descriptor)));
         }
+        self.counters.kernel(bytes, multiply_adds);
         integers.sort_by_key(|(_, bits, _)| *bits);
         // Columns of one kind, as many as a warp takes.
         let mut groups: Vec<Group> = Vec::new();
@@ -598,12 +607,17 @@ impl Device {
         }
         let integers: Vec<(usize, Descriptor)> =
             integers.into_iter().map(|(at, _, descriptor)| (at, descriptor)).collect();
-        for (list, groups) in [(integers, Some(&groups[..])), (fields, None)] {
-            let descriptors: Vec<Descriptor> = list.iter().map(|(_, descriptor)| *descriptor).collect();
+        let queue = |list: Vec<(usize, Descriptor)>, groups| {
+            let (places, descriptors): (Vec<usize>, Vec<Descriptor>) = list.into_iter().unzip();
             // The weights, once.
-            self.counters.kernel(if list.is_empty() { 0 } else { 32 * weights.rows() }, 0);
-            for ((at, _), sum) in list.iter().zip(self.dots(weights, &descriptors, groups)?) {
-                values[*at] += sum;
+            self.counters.kernel(if places.is_empty() { 0 } else { 32 * weights.rows() }, 0);
+            let sums = self.dots(weights, &descriptors, groups)?;
+            Ok::<_, Error>((places, sums))
+        };
+        // Both are queued before either is waited for.
+        for (places, sums) in [queue(integers, Some(&groups[..]))?, queue(fields, None)?] {
+            for (at, sum) in places.into_iter().zip(sums.wait(self)?) {
+                values[at] += sum;
             }
         }
         Ok(values)
@@ -620,7 +634,7 @@ impl Device {
             list.push([poly.buffer.base(), 0, pair(Fr::KIND as usize, poly.rows()), pair(weights.rows(), 0)]);
         }
         self.counters.kernel(32 * weights.rows(), 0);
-        self.dots(weights, &list, None)
+        self.dots(weights, &list, None)?.wait(self)
     }
 
     /// Sums of products of each column with the weights; `groups` are those of columns of integers.
@@ -629,9 +643,9 @@ impl Device {
         weights: &Matrix<Fr>,
         list: &[Descriptor],
         groups: Option<&[Group]>,
-    ) -> Result<Vec<Fr>, Error> {
+    ) -> Result<Dots, Error> {
         if list.is_empty() || weights.rows() == 0 {
-            return Ok(vec![Fr::ZERO; list.len()]);
+            return Ok(Dots::Zero(list.len()));
         }
         let n = weights.rows();
         let chunk_rows = n.div_ceil(MAX_DOT_CHUNKS / 2).max(MIN_DOT_ROWS).next_multiple_of(DOT_ROWS);
@@ -639,17 +653,14 @@ impl Device {
         at_most("rows of an evaluation, at most", MAX_DOT_CHUNKS * chunk_rows, n)?;
         let chunks = n.div_ceil(chunk_rows);
         let parts = Matrix::uninitialised(self, list.len(), chunks)?;
-        let mut pack = Pack::default();
-        let [columns, group_of] = [pack.push(list), pack.push(groups.unwrap_or_default())];
-        let lists = pack.send(self)?;
-        let (out, columns, weights) =
-            (parts.buffer.address(), lists.address_of(columns), weights.buffer.address());
+        let (lists, places) = Buffer::packed(self, [bytes_of(list), bytes_of(groups.unwrap_or_default())])?;
+        let [columns, group_of] = places.map(|at| lists.address_of(at));
+        let (out, weights) = (parts.buffer.address(), weights.buffer.address());
         let [n, chunk_rows, chunks_u32] = [n, chunk_rows, chunks].map(|v| Argument::U32(v as u32));
         match groups {
             Some(groups) => {
                 let teams = groups.len().div_ceil(DOT_WARPS);
                 let count = Argument::U32(groups.len() as u32);
-                let group_of = lists.address_of(group_of);
                 let arguments = [out, columns, group_of, weights, n, count, chunk_rows, chunks_u32];
                 let grid = Grid { blocks: teams * chunks, threads: 128, shared_bytes: 4096 };
                 self.counters.kernel(0, 2 * REDUCTION * list.len() * chunks);
@@ -664,7 +675,22 @@ impl Device {
                 unsafe { self.launch("dot_fields", grid, &arguments) }?;
             }
         }
-        self.totals(&parts)
+        Ok(Dots::Reading(self.totals(&parts)?))
+    }
+}
+
+/// Sums that a device computes, or none that it has to.
+enum Dots {
+    Zero(usize),
+    Reading(Reading<Fr>),
+}
+
+impl Dots {
+    fn wait(self, device: &Device) -> Result<Vec<Fr>, Error> {
+        match self {
+            Dots::Zero(count) => Ok(vec![Fr::ZERO; count]),
+            Dots::Reading(sums) => sums.wait(device),
+        }
     }
 }
 
@@ -687,7 +713,6 @@ fn transposed(words: [u32; 4]) -> [u32; 4] {
 }
 
 /// What the steps of a combination of integers take, one after another.
-#[derive(Default)]
 struct Steps {
     /// The kind of each: which of [`INTEGER_BYTES`].
     kinds: Vec<usize>,
@@ -700,7 +725,18 @@ struct Steps {
 
 impl Steps {
     fn of(integers: &[Vec<Factor>; 3]) -> Self {
-        let mut steps = Steps::default();
+        let counts =
+            integers.iter().zip(INTEGER_BYTES).map(|(list, bytes)| (list.len() * bytes).div_ceil(STEP_BYTES));
+        let (count, columns) = (
+            counts.clone().sum::<usize>(),
+            counts.zip(INTEGER_BYTES).map(|(steps, bytes)| steps * STEP_BYTES / bytes).sum(),
+        );
+        let mut steps = Steps {
+            kinds: Vec::with_capacity(count),
+            descriptors: Vec::with_capacity(columns),
+            coefficients: Vec::with_capacity(columns),
+            elements: Vec::with_capacity(32 * count),
+        };
         let shift = Fr::from(256);
         for (kind, (list, bytes)) in integers.iter().zip(INTEGER_BYTES).enumerate() {
             let columns = STEP_BYTES / bytes;
@@ -791,6 +827,20 @@ struct Lists {
 }
 
 impl Lists {
+    fn with_room(sums: &[Sum], of_sums: &[Chunks]) -> Self {
+        let steps: usize = of_sums.iter().map(|chunks| chunks.of.len()).sum();
+        let columns = of_sums.iter().map(|chunks| chunks.of.descriptors.len()).sum();
+        let fields = sums.iter().map(|sum| sum.fields.len()).sum();
+        Lists {
+            step_columns: Vec::with_capacity(columns),
+            step_scales: Vec::with_capacity(columns),
+            elements: Vec::with_capacity(32 * steps),
+            columns: Vec::with_capacity(fields),
+            scales: Vec::with_capacity(fields),
+            ..Lists::default()
+        }
+    }
+
     /// Adds a sum's integers. `to`: where the next chunk goes.
     fn push_integers(&mut self, sum: &Sum, chunks: &Chunks, to: &mut dyn FnMut() -> u64) {
         let steps = &chunks.of;

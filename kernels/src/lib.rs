@@ -10,7 +10,8 @@
 //! with `R = 2^256` and below the modulus: the layout that the host's library has.
 //!
 //! # Order
-//! A [`Device`] has one stream. Calls return when their work is queued, except those that return host values.
+//! A [`Device`] has one stream. Calls return when their work is queued, except those that return host values, which wait for all
+//! that was queued before. [`Sums`] are values that are waited for later, while more is queued.
 #![expect(unsafe_code, reason = "the driver's interface takes pointers")]
 
 mod column;
@@ -34,7 +35,7 @@ pub use error::Error;
 pub use field::Operation;
 pub use linked::{CellCopy, Relation};
 pub use memory::{Cell, Matrix};
-pub use msm::{Msm, Plan};
+pub use msm::{Msm, Plan, Sums};
 pub use ntt::{Coset, Ntt};
 pub use permutation::Permutation;
 pub use program::{Code, Instruction, Place, Program};

@@ -6,7 +6,7 @@ use crate::{
     column::{Column, described},
     device::{Argument, Device, Grid},
     error::{Error, at_most, same},
-    memory::{Buffer, Matrix, Pack, Plain},
+    memory::{Buffer, Matrix, Plain, bytes_of},
     work::PRODUCT,
 };
 
@@ -100,9 +100,7 @@ impl Device {
             }
             heads.push([turn(relation.at), first, table.len() as u32]);
         }
-        let mut pack = Pack::default();
-        let places = [pack.push(&heads), pack.push(&table)];
-        let lists = pack.send(self)?;
+        let (lists, places) = Buffer::packed(self, [bytes_of(&heads), bytes_of(&table)])?;
         let [heads, links_of] = places.map(|at| lists.address_of(at));
         let total = count * n;
         let grid = Grid::of(total, 256);
@@ -181,9 +179,7 @@ impl Device {
             at_most("cells that are copied to one row, at most", 1, 1 + usize::from(*word & bit != 0))?;
             *word |= bit;
         }
-        let mut pack = Pack::default();
-        let places = [pack.push(&described(sources, rows)?), pack.push(cells)];
-        let lists = pack.send(self)?;
+        let (lists, places) = Buffer::packed(self, [bytes_of(&described(sources, rows)?), bytes_of(cells)])?;
         let [list, copies] = places.map(|at| lists.address_of(at));
         let out = match prior {
             Some(prior) => self.expand(&[prior], rows)?,

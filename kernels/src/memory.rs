@@ -7,7 +7,7 @@ use halo2_proofs::halo2curves::bn256::Fq;
 use lamina_circuits::Fr;
 
 use crate::{
-    device::{Argument, Device},
+    device::{Argument, Device, Moment},
     error::{Error, at_most, same},
     store::{Pinned, Store},
     work::Call,
@@ -35,9 +35,14 @@ impl From<Fr> for Argument {
     }
 }
 
+/// The same as four words.
+pub(crate) fn quads(v: Fr) -> [u64; 4] {
+    Element::from(v).0
+}
+
 /// The words of an element as a kernel reads them, the lowest first.
 pub(crate) fn words(v: Fr) -> [u32; 8] {
-    let Element(pairs) = v.into();
+    let pairs = quads(v);
     std::array::from_fn(|at| (pairs[at / 2] >> (32 * (at % 2))) as u32)
 }
 
@@ -176,8 +181,8 @@ impl<T: Plain> Buffer<T> {
         }
     }
 
-    /// Values that `fill` writes on the host, where they are zeros before; large ones in the host's own memory, which is overwritten
-    /// afterwards.
+    /// Values that `fill` writes on the host, each of them, where anything may be before; large ones in the host's own memory, which
+    /// is overwritten afterwards.
     pub(crate) fn filled(device: &Device, len: usize, fill: impl FnOnce(&mut [T])) -> Result<Self, Error>
     where
         T: Default,
@@ -186,7 +191,6 @@ impl<T: Plain> Buffer<T> {
         match device.store.pinned(len * size_of::<T>()) {
             Some(mut pinned) => {
                 let bytes = pinned.first(len * size_of::<T>());
-                bytes.fill(0);
                 // SAFETY: so many bytes of plain values, of which every pattern is valid, at the beginning of pages.
                 fill(unsafe { std::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), len) });
                 buffer.write_pinned(device, 0, pinned, len)?;
@@ -247,6 +251,14 @@ impl<T: Plain> Buffer<T> {
     /// # Panics
     /// If there are not as many.
     pub(crate) fn read(&self, device: &Device, at: usize, len: usize) -> Result<Vec<T>, Error> {
+        self.read_later(device, at, len)?.wait(device)
+    }
+
+    /// The same, under way: what is queued after it is not waited for, and this buffer may be dropped.
+    ///
+    /// # Panics
+    /// If there are not as many.
+    pub(crate) fn read_later(&self, device: &Device, at: usize, len: usize) -> Result<Reading<T>, Error> {
         assert!(at + len <= self.len, "beyond the buffer");
         let mut values = Vec::<T>::with_capacity(len);
         let size = len * size_of::<T>();
@@ -259,57 +271,72 @@ impl<T: Plain> Buffer<T> {
         let mut pinned = device.store.pinned(size);
         if len > 0 {
             let source = self.base() + (at * size_of::<T>()) as u64;
-            let to = pinned.as_mut().map_or(&mut *bytes, |pinned| pinned.first(size));
-            // SAFETY: the source is within this buffer; the target is neither read nor written before the wait below.
+            let to = pinned.as_mut().map_or(bytes, |pinned| pinned.first(size));
+            // SAFETY: the source is within this buffer. Pinned memory stays where it is, unread and unwritten, until a wait below;
+            // of pageable memory the driver writes all before it returns.
             let copy = || unsafe { result::memcpy_dtoh_async(to, source, device.stream.cu_stream()) };
-            let copied = device.counters.call(Call::ToHost { bytes: size }, copy);
-            copied.map_err(Error::driver("copy to the host"))?;
+            if let Err(source) = device.counters.call(Call::ToHost { bytes: size }, copy) {
+                // Nothing tells whether the copy is queued.
+                pinned.map(|pinned| device.store.fly(pinned));
+                return Err(Error::Driver { step: "copy to the host", source });
+            }
         }
-        device.synchronize()?;
+        Ok(Reading { values, moment: device.moment(pinned)? })
+    }
+}
+
+/// Values on their way to the host.
+pub(crate) struct Reading<T> {
+    /// Where they go, and are already where no pinned memory was to be had.
+    values: Vec<T>,
+    moment: Moment,
+}
+
+impl<T: Plain> Reading<T> {
+    /// Waits for them.
+    pub(crate) fn wait(mut self, device: &Device) -> Result<Vec<T>, Error> {
+        let pinned = device.wait(self.moment)?;
         if let Some(mut pinned) = pinned {
+            let size = size_of_val(&self.values[..]);
+            // SAFETY: plain values, of which every pattern of bytes is valid.
+            let bytes = unsafe { std::slice::from_raw_parts_mut(self.values.as_mut_ptr().cast(), size) };
             bytes.copy_from_slice(pinned.first(size));
             device.store.put_pinned([pinned]);
         }
-        Ok(values)
+        Ok(self.values)
     }
 }
 
-/// Lists that travel to the device together, overwritten when they have.
-#[derive(Default)]
-pub(crate) struct Pack(Vec<u8>);
-
-/// What lists of a [`Pack`] begin at multiples of: the widest access of a kernel.
+/// What packed lists begin at multiples of: the widest access of a kernel.
 const PACKED_ALIGNMENT: usize = 16;
 
-impl Drop for Pack {
-    fn drop(&mut self) {
-        self.0.fill(0);
-        std::hint::black_box(&mut self.0);
-    }
-}
-
-impl Pack {
-    /// One with room for secrets of so many bytes: what grows leaves copies behind.
-    pub(crate) fn with_capacity(bytes: usize) -> Self {
-        Pack(Vec::with_capacity(bytes))
-    }
-
-    /// Adds a list; where it begins.
-    pub(crate) fn push<T: Plain>(&mut self, values: &[T]) -> usize {
-        let at = self.0.len().next_multiple_of(PACKED_ALIGNMENT);
-        self.0.resize(at, 0);
-        self.0.extend_from_slice(bytes_of(values));
-        at
-    }
-
-    /// All lists, on the device.
-    pub(crate) fn send(self, device: &Device) -> Result<Buffer<u8>, Error> {
-        Buffer::from_host(device, &self.0)
+impl Buffer<u8> {
+    /// Lists that travel to the device together, and where each begins. What the host has of them besides is overwritten.
+    pub(crate) fn packed<const N: usize>(
+        device: &Device,
+        lists: [&[u8]; N],
+    ) -> Result<(Self, [usize; N]), Error> {
+        let mut end = 0;
+        let places = lists.map(|list| {
+            let at = end;
+            end = (at + list.len()).next_multiple_of(PACKED_ALIGNMENT);
+            at
+        });
+        let write = |bytes: &mut [u8]| {
+            let mut rest = bytes;
+            for list in lists {
+                let (own, more) = rest.split_at_mut(list.len().next_multiple_of(PACKED_ALIGNMENT));
+                own[..list.len()].copy_from_slice(list);
+                own[list.len()..].fill(0);
+                rest = more;
+            }
+        };
+        Ok((Buffer::filled(device, end, write)?, places))
     }
 }
 
 /// The bytes of plain values.
-fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
+pub(crate) fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
     // SAFETY: plain values, of which every byte is initialised.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }

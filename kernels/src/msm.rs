@@ -1,12 +1,15 @@
 //! Sums of multiples of fixed points.
 
-use ff::BatchInvert;
-use halo2_proofs::halo2curves::bn256::{Fq, G1Affine};
+use std::fmt;
+
+use ff::Field;
+use group::Curve;
+use halo2_proofs::halo2curves::bn256::{Fq, G1, G1Affine};
 
 use crate::{
     device::{Argument, Device, Grid},
     error::{Error, at_most, same},
-    memory::{Buffer, Cell, Matrix},
+    memory::{Buffer, Cell, Matrix, Reading},
     work::PRODUCT,
 };
 
@@ -142,8 +145,8 @@ pub struct Msm {
     pub scratch_bytes: usize,
 }
 
-impl std::fmt::Debug for Msm {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Msm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Msm")
             .field("len", &self.len)
             .field("tables", &self.tables)
@@ -230,6 +233,14 @@ impl Msm {
     /// # Errors
     /// [`Error::Shape`] for more rows than points, [`Error::Memory`], [`Error::Driver`].
     pub fn multiply<T: Cell>(&self, first: usize, scalars: &Matrix<T>) -> Result<Vec<G1Affine>, Error> {
+        self.queue(first, scalars)?.affine()
+    }
+
+    /// [`Msm::multiply`], under way: what is queued after it is not waited for, and the scalars may be dropped.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn queue<T: Cell>(&self, first: usize, scalars: &Matrix<T>) -> Result<Sums, Error> {
         let (n, plain) = (scalars.rows(), Plan::new(T::BITS, scalars.rows()));
         if let Some(tables) = self.tables.filter(|_| first == 0 && n == self.len) {
             let bits = if T::BITS == 0 { FIELD_BITS } else { T::BITS };
@@ -238,7 +249,7 @@ impl Msm {
                 return self.rounds(plan, true, 0, scalars);
             }
         }
-        self.multiply_as(plain, first, scalars)
+        self.queue_as(plain, first, scalars)
     }
 
     /// The sums from the tables, also where sums without would be cheaper.
@@ -249,7 +260,7 @@ impl Msm {
         let tables = self.tables.ok_or(Error::Shape { what: "tables, at least", expected: 1, actual: 0 })?;
         same("rows, with tables", self.len, scalars.rows())?;
         let bits = if T::BITS == 0 { FIELD_BITS } else { T::BITS };
-        self.rounds(Plan { windows: bits.div_ceil(tables.window), ..tables }, true, 0, scalars)
+        self.rounds(Plan { windows: bits.div_ceil(tables.window), ..tables }, true, 0, scalars)?.affine()
     }
 
     /// [`Msm::multiply`] with digits of the caller's choice.
@@ -263,6 +274,10 @@ impl Msm {
         first: usize,
         scalars: &Matrix<T>,
     ) -> Result<Vec<G1Affine>, Error> {
+        self.queue_as(plan, first, scalars)?.affine()
+    }
+
+    fn queue_as<T: Cell>(&self, plan: Plan, first: usize, scalars: &Matrix<T>) -> Result<Sums, Error> {
         let n = scalars.rows();
         at_most("rows, at most", self.len.saturating_sub(first), n)?;
         plan.covers(if T::BITS == 0 { FIELD_BITS } else { T::BITS })?;
@@ -276,18 +291,19 @@ impl Msm {
         shared: bool,
         first: usize,
         scalars: &Matrix<T>,
-    ) -> Result<Vec<G1Affine>, Error> {
+    ) -> Result<Sums, Error> {
+        let mut sums =
+            Sums { device: self.device.clone(), columns: scalars.columns(), rounds: Vec::with_capacity(1) };
         if scalars.rows() == 0 {
-            return Ok(vec![G1Affine::default(); scalars.columns()]);
+            return Ok(sums);
         }
         let tasks = Tasks::new(plan, shared, scalars.rows());
         let round = (self.scratch_bytes / tasks.bytes()).clamp(1, scalars.columns().max(1));
-        let mut results = Vec::with_capacity(scalars.columns());
         for start in (0..scalars.columns()).step_by(round) {
             let count = round.min(scalars.columns() - start);
-            results.extend(self.round(tasks, first, scalars, start, count)?);
+            sums.rounds.push(self.round(tasks, first, scalars, start, count)?);
         }
-        Ok(affine(&results))
+        Ok(sums)
     }
 
     fn round<T: Cell>(
@@ -297,7 +313,7 @@ impl Msm {
         scalars: &Matrix<T>,
         start: usize,
         columns: usize,
-    ) -> Result<Vec<Xyzz>, Error> {
+    ) -> Result<Reading<Xyzz>, Error> {
         let (plan, rows, buckets) = (of_column.plan, scalars.rows(), of_column.plan.buckets());
         let (tasks, n) = (columns * of_column.count, of_column.rows);
         let tile_len = of_column.tile_len();
@@ -422,7 +438,7 @@ impl Msm {
         windows: usize,
         sums: Buffer<Xyzz>,
         columns: usize,
-    ) -> Result<Vec<Xyzz>, Error> {
+    ) -> Result<Reading<Xyzz>, Error> {
         let device = &self.device;
         let tasks = columns * windows;
         let (mut log_nodes, mut log_span) = (window - 1, 0);
@@ -463,20 +479,52 @@ impl Msm {
         device.counters.chained(windows * (ADD + DOUBLE * window as usize) - DOUBLE * window as usize);
         // SAFETY: `msm_finish`. out: [columns], parts: [columns, windows].
         unsafe { device.launch("msm_finish", Grid::of(columns, 32), &arguments) }?;
-        out.read(device, 0, columns)
+        out.read_later(device, 0, columns)
     }
 }
 
-/// `x = X / ZZ, y = Y / ZZZ` with one inversion for all, `1 / ZZ = (ZZ / ZZZ)^2`.
-fn affine(points: &[Xyzz]) -> Vec<G1Affine> {
-    let mut inverses: Vec<Fq> = points.iter().map(|point| point[3]).collect();
-    // Zeros, of points at infinity, stay zeros.
-    inverses.iter_mut().batch_invert();
-    points
-        .iter()
-        .zip(inverses)
-        .map(|([x, y, zz, _], inverse)| G1Affine { x: *x * (*zz * inverse).square(), y: *y * inverse })
-        .collect()
+/// Sums that a device computes.
+pub struct Sums {
+    device: Device,
+    columns: usize,
+    /// Of so many columns each, one after another; none where all sums are zero.
+    rounds: Vec<Reading<Xyzz>>,
+}
+
+impl fmt::Debug for Sums {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sums").field("columns", &self.columns).finish_non_exhaustive()
+    }
+}
+
+impl Sums {
+    /// Waits for them: one for each column.
+    ///
+    /// # Errors
+    /// [`Error::Driver`] where the device has failed.
+    pub fn wait(self) -> Result<Vec<G1>, Error> {
+        let mut points = Vec::with_capacity(self.columns);
+        for round in self.rounds {
+            points.extend(round.wait(&self.device)?.into_iter().map(projective));
+        }
+        points.resize(self.columns, G1::default());
+        Ok(points)
+    }
+
+    fn affine(self) -> Result<Vec<G1Affine>, Error> {
+        let points = self.wait()?;
+        let mut affine = vec![G1Affine::default(); points.len()];
+        G1::batch_normalize(&points, &mut affine);
+        Ok(affine)
+    }
+}
+
+/// `x = X / ZZ, y = Y / ZZZ`: over the denominator `ZZ ZZZ`, which is zero at infinity.
+fn projective([x, y, zz, zzz]: Xyzz) -> G1 {
+    if bool::from(zz.is_zero()) {
+        return G1::default();
+    }
+    G1 { x: x * zzz, y: y * zz, z: zz * zzz }
 }
 
 #[cfg(test)]

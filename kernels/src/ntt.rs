@@ -1,11 +1,13 @@
 //! Transforms between values on a domain and coefficients.
 
+use std::ops::Range;
+
 use ff::{Field, PrimeField};
 use lamina_circuits::Fr;
 
 use crate::{
     device::{Argument, Device, Grid},
-    error::{Error, at_most},
+    error::{Error, at_most, same},
     memory::{Buffer, Cell, Matrix},
     work::PRODUCT,
 };
@@ -104,7 +106,7 @@ impl Ntt {
     /// # Errors
     /// [`Error::Shape`] for more than `n` rows, [`Error::Memory`], [`Error::Driver`].
     pub fn values<T: Cell>(&self, coefficients: &Matrix<T>) -> Result<Matrix<Fr>, Error> {
-        self.transform(coefficients, false, None, None)
+        self.transformed(coefficients, false, None, None)
     }
 
     /// Coefficients of columns of values on `H`; rows that are not given are zero.
@@ -112,7 +114,20 @@ impl Ntt {
     /// # Errors
     /// As [`Ntt::values`].
     pub fn coefficients<T: Cell>(&self, values: &Matrix<T>) -> Result<Matrix<Fr>, Error> {
-        self.transform(values, true, None, Some((&self.n_inverse, false)))
+        self.transformed(values, true, None, Some((&self.n_inverse, false)))
+    }
+
+    /// [`Ntt::coefficients`], as columns `at..` of a matrix.
+    ///
+    /// # Errors
+    /// As there; [`Error::Shape`] where the matrix has not as many columns, or other than `n` rows.
+    pub fn coefficients_to<T: Cell>(
+        &self,
+        out: &mut Matrix<Fr>,
+        at: usize,
+        values: &Matrix<T>,
+    ) -> Result<(), Error> {
+        self.transform((out, at), (values, 0..values.columns()), true, [None, Some((&self.n_inverse, false))])
     }
 
     /// Values on a coset of polynomials of at most `n` coefficients.
@@ -120,8 +135,24 @@ impl Ntt {
     /// # Errors
     /// As [`Ntt::values`], and [`Error::Shape`] for a coset of another size.
     pub fn values_on<T: Cell>(&self, coset: &Coset, coefficients: &Matrix<T>) -> Result<Matrix<Fr>, Error> {
-        crate::error::same("log_n of the coset", self.log_n as usize, coset.log_n as usize)?;
-        self.transform(coefficients, false, Some((&coset.powers, true)), None)
+        same("log_n of the coset", self.log_n as usize, coset.log_n as usize)?;
+        self.transformed(coefficients, false, Some((&coset.powers, true)), None)
+    }
+
+    /// [`Ntt::values_on`] of some columns, as columns `at..` of a matrix.
+    ///
+    /// # Errors
+    /// As there; [`Error::Shape`] where either matrix has not as many columns, or `out` other than `n` rows.
+    pub fn values_on_to<T: Cell>(
+        &self,
+        coset: &Coset,
+        out: &mut Matrix<Fr>,
+        at: usize,
+        coefficients: &Matrix<T>,
+        columns: Range<usize>,
+    ) -> Result<(), Error> {
+        same("log_n of the coset", self.log_n as usize, coset.log_n as usize)?;
+        self.transform((out, at), (coefficients, columns), false, [Some((&coset.powers, true)), None])
     }
 
     /// Coefficients of columns of values on a coset.
@@ -129,8 +160,8 @@ impl Ntt {
     /// # Errors
     /// As [`Ntt::values_on`].
     pub fn coefficients_from<T: Cell>(&self, coset: &Coset, values: &Matrix<T>) -> Result<Matrix<Fr>, Error> {
-        crate::error::same("log_n of the coset", self.log_n as usize, coset.log_n as usize)?;
-        self.transform(values, true, None, Some((&coset.inverses, true)))
+        same("log_n of the coset", self.log_n as usize, coset.log_n as usize)?;
+        self.transformed(values, true, None, Some((&coset.inverses, true)))
     }
 
     /// The sizes of the passes: as few as possible, as equal as possible.
@@ -139,23 +170,39 @@ impl Ntt {
         (0..count).map(|pass| (self.log_n + count - 1 - pass) / count).collect()
     }
 
-    fn transform<T: Cell>(
+    fn transformed<T: Cell>(
         &self,
         input: &Matrix<T>,
         inverse: bool,
         scale_in: Factors<'_>,
         scale_out: Factors<'_>,
     ) -> Result<Matrix<Fr>, Error> {
+        let mut out = Matrix::uninitialised(&self.device, input.columns(), 1 << self.log_n)?;
+        self.transform((&mut out, 0), (input, 0..input.columns()), inverse, [scale_in, scale_out])?;
+        Ok(out)
+    }
+
+    /// Some columns of a matrix, to those of another from `at` on; what is multiplied before and after.
+    fn transform<T: Cell>(
+        &self,
+        (out, at): (&mut Matrix<Fr>, usize),
+        (input, columns): (&Matrix<T>, Range<usize>),
+        inverse: bool,
+        [scale_in, scale_out]: [Factors<'_>; 2],
+    ) -> Result<(), Error> {
         let n = 1usize << self.log_n;
         at_most("rows, at most", n, input.rows())?;
-        let out = Matrix::uninitialised(&self.device, input.columns(), n)?;
+        same("rows of the result", n, out.rows())?;
+        at_most("columns of a matrix, at most", input.columns(), columns.end)?;
+        at_most("columns of a matrix, at most", out.columns().saturating_sub(at), columns.len())?;
         let passes = self.passes();
-        let round = (SCRATCH_BYTES / (32 * n)).clamp(1, input.columns().max(1));
+        let round = (SCRATCH_BYTES / (32 * n)).clamp(1, columns.len().max(1));
         let scratch = if passes.len() > 1 { round } else { 0 };
         let scratch: Buffer<Fr> = Buffer::new(&self.device, scratch * n)?;
-        for first in (0..input.columns()).step_by(round) {
-            let columns = round.min(input.columns() - first);
-            let final_target = out.buffer.address_of(first * n);
+        let offset = columns.start;
+        for first in columns.clone().step_by(round) {
+            let columns = round.min(columns.end - first);
+            let final_target = out.buffer.address_of((at + first - offset) * n);
             let mut source = input.buffer.address_of(first * input.rows());
             let (mut kind, mut stride) = (T::KIND, input.rows());
             let mut log_s = 0;
@@ -207,6 +254,6 @@ impl Ntt {
                 log_s += log_r;
             }
         }
-        Ok(out)
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     device::{Argument, Device, Grid},
     error::{Error, at_most, same},
     field::Operation,
-    memory::{Matrix, Pack},
+    memory::{Buffer, Matrix, bytes_of},
     ntt::Ntt,
     scan::Join,
     work::PRODUCT,
@@ -62,10 +62,8 @@ impl Device {
             std::iter::successors(Some(of.beta), |own| Some(*own * <Fr as ff::PrimeField>::DELTA))
                 .take(count)
                 .collect();
-        let mut pack = Pack::default();
-        let places =
-            [pack.push(&described(of.columns, n)?), pack.push(&described(of.sigmas, n)?), pack.push(&own)];
-        let lists = pack.send(self)?;
+        let (columns, sigmas) = (described(of.columns, n)?, described(of.sigmas, n)?);
+        let (lists, places) = Buffer::packed(self, [bytes_of(&columns), bytes_of(&sigmas), bytes_of(&own)])?;
         let [columns, sigmas, own] = places.map(|at| lists.address_of(at));
         let (above, below) =
             (Matrix::uninitialised(self, sets, u + 1)?, Matrix::uninitialised(self, sets, u + 1)?);
@@ -104,17 +102,16 @@ impl Device {
         }
         let rest = n - u - 1;
         let mut all = vec![Fr::ZERO; sets * rest];
-        let mut pack = Pack::with_capacity(size_of::<Fr>() * (sets + all.len()));
         for (out, tail) in all.chunks_mut(rest.max(1)).zip(tails) {
             at_most("elements of a tail, at most", rest, tail.len())?;
             out[rest - tail.len()..].copy_from_slice(tail);
         }
-        let places = [pack.push(&starts), pack.push(&all)];
+        let sent = Buffer::packed(self, [bytes_of(&starts), bytes_of(&all)]);
         for secrets in [&mut starts, &mut all] {
             secrets.fill(Fr::ZERO);
             std::hint::black_box(secrets);
         }
-        let lists = pack.send(self)?;
+        let (lists, places) = sent?;
         let [starts, tails] = places.map(|at| lists.address_of(at));
         let out = Matrix::uninitialised(self, sets, n)?;
         let arguments = [

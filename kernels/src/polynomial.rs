@@ -1,12 +1,12 @@
 //! Polynomials on the device: columns of one, coefficients from the constant on.
 
-use ff::Field;
+use ff::{BatchInvert, Field};
 use lamina_circuits::Fr;
 
 use crate::{
     device::{Argument, Device, Grid},
     error::{Error, at_most, same},
-    memory::{Matrix, Pack},
+    memory::{Buffer, Matrix, bytes_of, quads},
     scan::Join,
     work::PRODUCT,
 };
@@ -39,18 +39,16 @@ impl Device {
             return Matrix::uninitialised(self, 1, 0);
         }
         // `struct Dividend`: an address, a length, two elements of four words.
-        let mut dividends = Vec::with_capacity(count);
-        for (poly, root) in terms {
+        let mut inverses: Vec<Fr> = terms.iter().map(|(_, root)| *root).collect();
+        // Zero stays zero.
+        inverses.iter_mut().batch_invert();
+        let mut dividends = Vec::with_capacity(10 * count);
+        for ((poly, root), inverse) in terms.iter().zip(inverses) {
             same("columns of a polynomial", 1, poly.columns())?;
-            let inverse = Option::<Fr>::from(root.invert()).unwrap_or(Fr::ZERO);
-            dividends.push(([poly.buffer.base(), poly.rows() as u64], [*root, inverse]));
+            dividends.extend([poly.buffer.base(), poly.rows() as u64]);
+            dividends.extend([*root, inverse].into_iter().flat_map(quads));
         }
-        let mut pack = Pack::default();
-        for (of, roots) in &dividends {
-            pack.push(of);
-            pack.push(roots);
-        }
-        let dividends = pack.send(self)?;
+        let dividends = Buffer::from_host(self, &dividends)?;
         let [n, columns] = [longest, count].map(|v| Argument::U32(v as u32));
         let scaled = Matrix::uninitialised(self, count, longest)?;
         let total = count * longest;
@@ -94,11 +92,9 @@ impl Device {
         }
         let values: Vec<Fr> = merged.iter().map(|(_, value)| *value).collect();
         let places: Vec<u32> = merged.iter().map(|(power, _)| *power as u32).collect();
-        let mut pack = Pack::default();
-        let (values, places) = (pack.push(&values), pack.push(&places));
-        let lists = pack.send(self)?;
+        let (lists, at) = Buffer::packed(self, [bytes_of(&values), bytes_of(&places)])?;
         let count = merged.len();
-        let [values, places] = [values, places].map(|at| lists.address_of(at));
+        let [values, places] = at.map(|at| lists.address_of(at));
         let arguments = [poly.buffer.address(), values, places, Argument::U32(count as u32)];
         // SAFETY: `fr_add_at`. values, at: [count], places distinct and within out.
         unsafe { self.launch("fr_add_at", Grid::of(count, 256), &arguments) }

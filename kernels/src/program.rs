@@ -5,7 +5,7 @@ use lamina_circuits::Fr;
 use crate::{
     device::{Argument, Device, Grid},
     error::{Error, at_most, same},
-    memory::{Buffer, Matrix, Pack},
+    memory::{Buffer, Matrix, bytes_of},
     work::PRODUCT,
 };
 
@@ -158,9 +158,9 @@ impl Program {
     /// [`Error::Memory`], [`Error::Driver`].
     pub fn new<C: Copy>(device: &Device, code: &Code<C>, value: impl Fn(C) -> Fr) -> Result<Self, Error> {
         let constants: Vec<Fr> = code.constants.iter().map(|constant| value(*constant)).collect();
-        let mut pack = Pack::default();
-        let places = [pack.push(&code.words), pack.push(&code.starts), pack.push(&constants)];
-        Ok(Program { lists: pack.send(device)?, places, size: code.size })
+        let (lists, places) =
+            Buffer::packed(device, [bytes_of(&code.words), bytes_of(&code.starts), bytes_of(&constants)])?;
+        Ok(Program { lists, places, size: code.size })
     }
 }
 

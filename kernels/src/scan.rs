@@ -5,7 +5,7 @@ use lamina_circuits::Fr;
 use crate::{
     device::{Argument, Device, Grid},
     error::{Error, at_most},
-    memory::{Buffer, Matrix},
+    memory::{Buffer, Matrix, Reading},
     work::PRODUCT,
 };
 
@@ -58,8 +58,8 @@ impl Device {
         Ok(out)
     }
 
-    /// The sum of each column of at most 1024 rows, on the host.
-    pub(crate) fn totals(&self, columns: &Matrix<Fr>) -> Result<Vec<Fr>, Error> {
+    /// The sum of each column of at most 1024 rows, on its way to the host.
+    pub(crate) fn totals(&self, columns: &Matrix<Fr>) -> Result<Reading<Fr>, Error> {
         let (count, n) = (columns.columns(), columns.rows());
         at_most("rows, at most", SCAN_TILE, n)?;
         let out: Buffer<Fr> = Buffer::new(self, count)?;
@@ -74,7 +74,7 @@ impl Device {
         let grid = Grid { blocks: count, threads: THREADS, shared_bytes: 256 };
         // SAFETY: `scan_totals`. totals: [columns, 1], in: [columns, n].
         unsafe { self.launch("scan_totals", grid, &arguments) }?;
-        out.read(self, 0, count)
+        out.read_later(self, 0, count)
     }
 
     /// One row of every column, on the host.

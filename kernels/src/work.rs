@@ -33,7 +33,7 @@ pub struct Work {
     /// next kernel or copy, without the driver's own time to allocate and to copy. What passes between two kernels that are queued one
     /// after the other is not in it.
     pub waited_ns: u64,
-    /// Calls of the driver: launches, copies, fillings, allocations and their ends, and waits for the device.
+    /// Calls of the driver: launches, copies, fillings, allocations and their ends, moments marked, and waits for the device.
     pub calls: u64,
     /// Nanoseconds that the same would take an H100, by a model: from the host's own time between its calls of the driver, which is
     /// measured, what those calls would take it, and kernels at the device's ceilings (`docs/gpu.md`, "A modelled device").
@@ -79,8 +79,8 @@ mod h100 {
     pub(super) const PINNED: f64 = 25.0;
     /// A product in a chain of them: 450 clocks.
     pub(super) const CHAINED_NS: f64 = 450.0 / 1.7;
-    /// What the driver takes of the host, in nanoseconds: to queue a kernel or a filling, to queue a copy, to allocate or to free,
-    /// and to find out that all is done.
+    /// What the driver takes of the host, in nanoseconds: to queue a kernel or a filling, to queue a copy, to allocate, to free or to
+    /// mark a moment, and to find out that what was waited for is done.
     pub(super) const LAUNCH_NS: f64 = 4e3;
     pub(super) const COPY_NS: f64 = 6e3;
     pub(super) const ALLOCATE_NS: f64 = 1.5e3;
@@ -116,14 +116,30 @@ pub(crate) enum Call {
         /// How much.
         bytes: usize,
     },
+    /// The host marks what has been queued so far.
+    Mark,
+    /// The host waits until that is done.
+    Wait {
+        /// What [`Counters::until`] said then.
+        until: Until,
+    },
     /// The host waits until all is done.
     Synchronise,
+}
+
+/// How far a device is to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Until {
+    /// The time on the model's clock.
+    ns: u64,
+    /// What had been queued, in number.
+    queued: u64,
 }
 
 impl Call {
     /// Whether it leaves a device that has nothing to do so: what is not the host's own work, nor the device's.
     fn is_aside(self) -> bool {
-        matches!(self, Call::Allocate | Call::Fill { .. } | Call::ToDevice { .. })
+        matches!(self, Call::Allocate | Call::Mark | Call::Fill { .. } | Call::ToDevice { .. })
     }
 }
 
@@ -139,6 +155,8 @@ struct Timeline {
     host_ns: f64,
     device_ns: f64,
     modelled_waited_ns: f64,
+    /// Kernels, copies and fillings so far.
+    queued: u64,
     /// Of kernels that are not on the model's clock yet.
     bytes: usize,
     multiply_adds: usize,
@@ -169,17 +187,22 @@ impl Timeline {
     /// The call has returned; `idle`: the device had nothing to do before.
     fn end(&mut self, call: Call, now: Instant, idle: bool) {
         self.returned = Some(now);
-        if call == Call::Synchronise || idle && call.is_aside() {
+        let done = match call {
+            Call::Synchronise => true,
+            Call::Wait { until } => until.queued == self.queued,
+            _ => idle && call.is_aside(),
+        };
+        if done {
             self.idle = Some(now);
         }
         self.host_ns += match call {
             Call::Launch | Call::Fill { .. } => h100::LAUNCH_NS,
-            Call::Allocate => h100::ALLOCATE_NS,
+            Call::Allocate | Call::Mark => h100::ALLOCATE_NS,
             Call::ToDevice { bytes, pinned: false } => h100::COPY_NS + bytes as f64 / h100::PAGEABLE,
             Call::ToDevice { pinned: true, .. } | Call::ToHost { .. } | Call::OnDevice { .. } => {
                 h100::COPY_NS
             }
-            Call::Synchronise => 0.0,
+            Call::Synchronise | Call::Wait { .. } => 0.0,
         };
         match call {
             Call::Launch => {
@@ -192,7 +215,8 @@ impl Timeline {
             Call::ToDevice { bytes, pinned: true } | Call::ToHost { bytes } => {
                 self.queue(bytes as f64 / h100::PINNED);
             }
-            Call::Allocate => {}
+            Call::Allocate | Call::Mark => {}
+            Call::Wait { until } => self.host_ns = self.host_ns.max(until.ns as f64) + h100::SYNCHRONISE_NS,
             Call::Synchronise => {
                 self.device_ns += self.take_kernels();
                 self.host_ns = self.host_ns.max(self.device_ns) + h100::SYNCHRONISE_NS;
@@ -202,6 +226,7 @@ impl Timeline {
 
     /// Work of the modelled device, which begins when the host has queued it and all before is done.
     fn queue(&mut self, ns: f64) {
+        self.queued += 1;
         self.modelled_waited_ns += (self.host_ns - self.device_ns).max(0.0);
         self.device_ns = self.device_ns.max(self.host_ns) + ns.max(h100::LEAST_NS);
     }
@@ -258,6 +283,12 @@ impl Counters {
         self.timeline().chained += products;
     }
 
+    /// What has been queued so far.
+    pub(crate) fn until(&self) -> Until {
+        let timeline = self.timeline();
+        Until { ns: timeline.device_ns as u64, queued: timeline.queued }
+    }
+
     /// Calls the driver. A failed call counts as one that has not been made.
     pub(crate) fn call<T, E>(&self, call: Call, made: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let began = Instant::now();
@@ -272,7 +303,7 @@ impl Counters {
             Call::ToDevice { bytes, .. } => count(&self.to_device, bytes),
             Call::ToHost { bytes } => count(&self.to_host, bytes),
             Call::OnDevice { bytes } | Call::Fill { bytes } => count(&self.on_device, bytes),
-            Call::Allocate | Call::Synchronise => {}
+            Call::Allocate | Call::Mark | Call::Wait { .. } | Call::Synchronise => {}
         }
         self.timeline().end(call, Instant::now(), idle);
         if self.paced.load(Ordering::Relaxed) {

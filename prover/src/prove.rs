@@ -11,7 +11,6 @@ use std::{
 };
 
 use ff::{BatchInvert, Field};
-use group::Curve;
 use halo2_proofs::{
     halo2curves::bn256::{Bn256, G1, G1Affine, G2Affine},
     plonk::verify_proof,
@@ -31,7 +30,7 @@ use lamina_circuits::{
 };
 
 use crate::{
-    backend::{Backend, Columns, Combination, Kernels, Setup, Shape, Table},
+    backend::{Backend, Columns, Combination, Kernels, Setup, Shape, Table, normalise},
     blinding::{Blinding, Stream, wipe},
     derivation::Derivation,
     error::{BackendError, ProveError, SetupError},
@@ -315,24 +314,18 @@ impl<'a, B: Backend> Prover<'a, B> {
         (1 << self.key.k()) - self.key.usable_rows()
     }
 
-    /// Hands columns to the backend, and commits to those that are not committed to, without their tails.
-    fn take(
-        &self,
-        given: Vec<(usize, Column)>,
-        committed: &[Committed],
-    ) -> Result<Taken<B::Column>, BackendError> {
+    /// Hands columns to the backend, and has it commit to those that are not committed to, without their tails.
+    fn take(&self, given: Vec<(usize, Column)>, committed: &[Committed]) -> Result<Taken<B>, BackendError> {
         let (indices, list): (Vec<usize>, Vec<Column>) = given.into_iter().unzip();
-        let columns = self.backend.columns(&self.loaded, list)?;
-        let points = self.commit_fresh(&indices, &columns, committed)?;
-        Ok(Taken { columns, points })
+        self.queue_commit(&indices, self.backend.columns(&self.loaded, list)?, committed)
     }
 
-    /// Hands copies of columns to the backend: those that are committed to as such that may last.
+    /// The same with copies of the columns: those that are committed to as such that may last.
     fn take_copies(
         &self,
         given: &[(usize, Column)],
         committed: &[Committed],
-    ) -> Result<Vec<B::Column>, BackendError> {
+    ) -> Result<Taken<B>, BackendError> {
         let (mut lasting, mut others) = (Vec::new(), Vec::new());
         for (index, values) in given {
             let lasts = place_of(committed, *index).is_some();
@@ -343,23 +336,24 @@ impl<'a, B: Backend> Prover<'a, B> {
         let next = |(index, _): &(usize, Column)| {
             if place_of(committed, *index).is_some() { lasting.next() } else { others.next() }
         };
-        Ok(given.iter().filter_map(next).collect())
+        let indices: Vec<usize> = given.iter().map(|(index, _)| *index).collect();
+        self.queue_commit(&indices, given.iter().filter_map(next).collect(), committed)
     }
 
-    /// Commits to the columns that are not committed to.
-    fn commit_fresh(
+    fn queue_commit(
         &self,
         indices: &[usize],
-        columns: &[B::Column],
+        columns: Vec<B::Column>,
         committed: &[Committed],
-    ) -> Result<Vec<G1Affine>, BackendError> {
+    ) -> Result<Taken<B>, BackendError> {
         let fresh: Vec<&B::Column> = indices
             .iter()
-            .zip(columns)
+            .zip(&columns)
             .filter(|(index, _)| place_of(committed, **index).is_none())
             .map(|(_, column)| column)
             .collect();
-        self.backend.commit(&self.loaded, &fresh)
+        let pending = self.backend.queue_commit(&self.loaded, &fresh)?;
+        Ok(Taken { columns, pending })
     }
 
     /// The randomness of a proof.
@@ -377,10 +371,29 @@ impl<'a, B: Backend> Prover<'a, B> {
         Ok(stream)
     }
 
-    /// Draws blinding values; what a committed column has of them is what is new in its tail.
-    fn blinds(&self, indices: &[usize], committed: &[Committed], stream: &mut Stream<'_>) -> Blinds {
-        let mut tails: Vec<Vec<Fr>> = indices.iter().map(|_| stream.scalars(self.blinding_rows())).collect();
-        stream.skip(indices.len());
+    /// Draws all blinding values of a proof, in the order in which the stock prover draws them.
+    fn draws(&self, stream: &mut Stream<'_>) -> Draws {
+        let cs = self.key.vk().cs();
+        let phases = cs.advice_column_phase();
+        let last_phase = phases.iter().copied().max().unwrap_or(0);
+        let of_phase = |of: u8, stream: &mut Stream<'_>| {
+            let columns = phases.iter().filter(|phase| **phase == of).count();
+            let tails = (0..columns).map(|_| stream.scalars(self.blinding_rows())).collect();
+            stream.skip(columns);
+            tails
+        };
+        let tails = (0..=last_phase).map(|phase| of_phase(phase, stream)).collect();
+        let of_product = |stream: &mut Stream<'_>| {
+            let tail = stream.scalars(cs.blinding_factors());
+            stream.skip(1);
+            tail
+        };
+        let products = (0..products_of(self.key)).map(|_| of_product(stream)).collect();
+        Draws { tails, products, late: self.late_blinds(stream) }
+    }
+
+    /// What tails add to commitments; what a committed column has of its tail is what is new in it.
+    fn blinds(&self, indices: &[usize], committed: &[Committed], mut tails: Vec<Vec<Fr>>) -> Blinds {
         let shares = self.rows.multiply(&tails, Kernels::Detected);
         let mut deltas: Vec<Vec<Fr>> = committed.iter().map(|_| Vec::new()).collect();
         let mut sums: Vec<G1> = committed.iter().map(|one| one.commitment.into()).collect();
@@ -397,9 +410,7 @@ impl<'a, B: Backend> Prover<'a, B> {
                 None => of_fresh.push(share),
             }
         }
-        let mut commitments = vec![G1Affine::default(); sums.len()];
-        G1::batch_normalize(&sums, &mut commitments);
-        Blinds { tails, deltas, shares: of_fresh, commitments }
+        Blinds { tails, deltas, shares: of_fresh, commitments: normalise(&sums) }
     }
 
     /// Draws what [`LateBlinds`] holds, without what it adds to commitments.
@@ -537,6 +548,28 @@ impl<C> Held<C> {
     }
 }
 
+/// All blinding values of a proof that have not been used yet.
+struct Draws {
+    /// By phase: one for each advice column.
+    tails: Vec<Vec<Vec<Fr>>>,
+    /// Of the permutation products.
+    products: Vec<Vec<Fr>>,
+    late: LateBlinds,
+}
+
+impl Draws {
+    /// Takes the tails of a phase.
+    fn of_phase(&mut self, phase: u8) -> Vec<Vec<Fr>> {
+        self.tails.get_mut(usize::from(phase)).map(std::mem::take).unwrap_or_default()
+    }
+}
+
+impl Drop for Draws {
+    fn drop(&mut self) {
+        self.tails.iter_mut().flatten().chain(&mut self.products).for_each(|values| wipe(values));
+    }
+}
+
 /// The blinding of what comes after the permutation products, and what it adds to commitments.
 struct LateBlinds {
     /// Coefficients of the random polynomial; none where the stock prover's is wanted.
@@ -590,10 +623,10 @@ impl Drop for Given {
 }
 
 /// Columns that the backend has taken over, not blinded yet.
-struct Taken<C> {
-    columns: Vec<C>,
+struct Taken<B: Backend> {
+    columns: Vec<B::Column>,
     /// The commitments of those that had none before.
-    points: Vec<G1Affine>,
+    pending: B::Pending,
 }
 
 /// The blinding values of some columns.
@@ -709,34 +742,31 @@ impl<B: Backend> Run<'_, '_, B> {
         };
         self.stage("commit")?;
         let indices: Vec<usize> = first.0.iter().map(|(index, _)| *index).collect();
-        let (taken, blinds, derivations, mut stream) = if backend.is_elsewhere() {
-            let taken = prover.take_copies(&first.0, committed).map_err(self.failed())?;
+        let (taken, blinds, draws) = if backend.is_elsewhere() {
             // The host draws blinding values, and multiplies by them, while the device commits to what they blind.
-            let failed = self.failed();
-            let (points, blinds, derivations, stream) = std::thread::scope(|scope| {
-                let points = scope.spawn(|| prover.commit_fresh(&indices, &taken, committed));
-                let mut stream = prover.stream(blinding, instances, &first.0, committed)?;
-                let blinds = prover.blinds(&indices, committed, &mut stream);
-                let derivations = prover.derivations(witness)?;
-                match points.join() {
-                    Ok(points) => Ok((points.map_err(failed)?, blinds, derivations, stream)),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            })?;
-            (Taken { columns: taken, points }, blinds, derivations, stream)
+            let taken = prover.take_copies(&first.0, committed).map_err(self.failed())?;
+            let mut draws = prover.draws(&mut prover.stream(blinding, instances, &first.0, committed)?);
+            let blinds = prover.blinds(&indices, committed, draws.of_phase(0));
+            prover.share_late(&mut draws.late);
+            (taken, blinds, draws)
         } else {
             let mut stream = prover.stream(blinding, instances, &first.0, committed)?;
             self.lap(Part::Commit, "seed");
-            let blinds = prover.blinds(&indices, committed, &mut stream);
+            let mut draws = prover.draws(&mut stream);
+            let blinds = prover.blinds(&indices, committed, draws.of_phase(0));
             self.lap(Part::Commit, "blinding rows");
+            prover.share_late(&mut draws.late);
             let taken = prover.take(std::mem::take(&mut first.0), committed).map_err(self.failed())?;
-            (taken, blinds, prover.derivations(witness)?, stream)
+            (taken, blinds, draws)
         };
         drop(first);
-        let (deltas, commitments) = self.place(&indices, taken, blinds, committed, &mut columns)?;
+        let derivations = prover.derivations(witness)?;
+        let mut ahead = B::Ahead::default();
+        let (deltas, commitments) =
+            self.place(&indices, taken, blinds, committed, &mut columns, &mut ahead)?;
         let (proof, timings) = std::thread::scope(|scope| {
             let beside = beside.map(|beside| scope.spawn(|| beside(&commitments, &deltas)));
-            let proved = self.finish(witness, &derivations, columns, &mut stream);
+            let proved = self.finish(witness, &derivations, columns, ahead, draws);
             match beside.map(|beside| beside.join()) {
                 Some(Err(panic)) => std::panic::resume_unwind(panic),
                 _ => proved,
@@ -751,7 +781,8 @@ impl<B: Backend> Run<'_, '_, B> {
         witness: &dyn Witness,
         derivations: &Derivations<B>,
         mut columns: Held<B::Column>,
-        stream: &mut Stream<'_>,
+        mut ahead: B::Ahead,
+        mut draws: Draws,
     ) -> Result<(Vec<u8>, Timings), ProveError> {
         let prover = self.prover;
         let (backend, key, loaded) = (prover.backend, prover.key, &prover.loaded);
@@ -764,15 +795,18 @@ impl<B: Backend> Run<'_, '_, B> {
             if phase > 0 {
                 self.stage("witness")?;
                 match derivations.get(&phase) {
-                    Some(derivation) => self.derive(derivation, &challenges, &mut columns, stream)?,
+                    Some(derivation) => {
+                        let tails = draws.of_phase(phase);
+                        self.derive(derivation, &challenges, &mut columns, &mut ahead, tails)?;
+                    }
                     None => {
                         let given = self.phase_columns(witness, phase, &challenges)?;
                         self.lap(Part::Witness, "witness, later phases");
                         self.stage("commit")?;
                         let indices: Vec<usize> = given.iter().map(|(index, _)| *index).collect();
                         let taken = prover.take(given, &[]).map_err(self.failed())?;
-                        let blinds = prover.blinds(&indices, &[], stream);
-                        self.place(&indices, taken, blinds, &[], &mut columns)?;
+                        let blinds = prover.blinds(&indices, &[], draws.of_phase(phase));
+                        self.place(&indices, taken, blinds, &[], &mut columns, &mut ahead)?;
                     }
                 }
             }
@@ -794,54 +828,36 @@ impl<B: Backend> Run<'_, '_, B> {
         self.stage("permutation")?;
         let permuted: Vec<Source> = cs.permutation().get_columns().iter().map(source_of).collect();
         let sets: Vec<&[Source]> = permuted.chunks(key.degree() - 2).collect();
-        let tails = sets
-            .iter()
-            .map(|_| {
-                let tail = stream.scalars(cs.blinding_factors());
-                stream.skip(1);
-                tail
-            })
-            .collect();
-        let mut late = prover.late_blinds(stream);
-        // What needs nothing of the proof is computed beside all that the device does for the permutation.
-        rayon::in_place_scope(|scope| {
-            scope.spawn(|_| prover.share_late(&mut late));
-            self.permute(&mut columns, &sets, [beta, gamma], tails)
-        })?;
+        self.permute(&mut columns, &sets, [beta, gamma], std::mem::take(&mut draws.products), &mut ahead)?;
 
-        let (random, random_commitment) = self.random_poly(&mut late, n).map_err(self.failed())?;
+        let late = &mut draws.late;
+        let (random, random_commitment) = self.random_poly(late, n).map_err(self.failed())?;
         self.write_points(&[random_commitment])?;
         self.lap(Part::Commit, "random polynomial");
         let y = self.squeeze();
 
         self.stage("quotient")?;
         challenges.extend([beta, gamma, y]);
+        let columns = columns.view();
         let values = prover.identity.tape.values(&challenges);
-        let polys = backend.quotient(loaded, &columns.view(), &values).map_err(self.failed())?;
+        let polys = backend.quotient(loaded, &columns, ahead, &values).map_err(self.failed())?;
         self.lap(Part::Quotient, "quotient");
         self.stage("commit to the quotient")?;
-        let limbs = self.commit_limbs(polys, &mut late)?;
+        let limbs = self.commit_limbs(polys, late)?;
         self.lap(Part::Quotient, "limb commitments");
 
         let x = self.squeeze();
         self.stage("evaluate")?;
-        let (evaluations, vanishing) = self.evaluate(&columns.view(), &values, &limbs, &random, x)?;
+        let (evaluations, vanishing) = self.evaluate(&columns, &values, &limbs, &random, x)?;
         self.lap(Part::Open, "evaluations");
 
         self.stage("open")?;
-        // Whether the witness satisfies the circuit is looked at while the device opens.
-        let mut satisfied = false;
-        let opened = rayon::in_place_scope(|scope| {
+        // Whether the witness satisfies the circuit is looked at while a device opens.
+        let satisfied = || {
             let queries = &prover.queries.list;
-            scope.spawn(|_| {
-                satisfied = identity_at(&prover.identity, &values, queries, &evaluations) == vanishing;
-            });
-            self.open(&columns.view(), &limbs, &random, x)
-        });
-        if prover.self_check && !satisfied {
-            return Err(ProveError::Unsatisfied);
-        }
-        opened?;
+            !prover.self_check || identity_at(&prover.identity, &values, queries, &evaluations) == vanishing
+        };
+        self.open(&columns, &limbs, &random, x, satisfied)?;
         self.progress.stage("done", STAGES, STAGES);
         backend.stage("done");
         Ok((self.transcript.finalize(), self.timings))
@@ -854,14 +870,16 @@ impl<B: Backend> Run<'_, '_, B> {
         sets: &[&[Source]],
         [beta, gamma]: [Fr; 2],
         tails: Vec<Vec<Fr>>,
+        ahead: &mut B::Ahead,
     ) -> Result<(), ProveError> {
         let (backend, loaded) = (self.prover.backend, &self.prover.loaded);
         let products = backend.products(loaded, &columns.view(), sets, beta, gamma, tails);
         columns.product = products.map_err(self.failed())?;
         self.lap(Part::Commit, "permutation products");
         let products: Vec<_> = columns.product.iter().collect();
-        let points = backend.commit(loaded, &products).map_err(self.failed())?;
-        self.write_points(&points)?;
+        let pending = backend.queue_commit(loaded, &products).map_err(self.failed())?;
+        backend.begin_quotient(loaded, &columns.view(), ahead).map_err(self.failed())?;
+        self.write_points(&normalise(&backend.points(pending).map_err(self.failed())?))?;
         self.lap(Part::Commit, "permutation commitments");
         Ok(())
     }
@@ -899,56 +917,55 @@ impl<B: Backend> Run<'_, '_, B> {
         derivation: &Derived<B>,
         challenges: &[Fr],
         columns: &mut Held<B::Column>,
-        stream: &mut Stream<'_>,
+        ahead: &mut B::Ahead,
+        tails: Vec<Vec<Fr>>,
     ) -> Result<(), ProveError> {
-        let prover = self.prover;
-        let tails = derivation.columns.iter().map(|_| stream.scalars(prover.blinding_rows())).collect();
-        stream.skip(derivation.columns.len());
-        let derived = prover
-            .backend
-            .derive(&prover.loaded, &columns.view(), &derivation.compiled, challenges, tails)
+        let (backend, loaded) = (self.prover.backend, &self.prover.loaded);
+        let derived = backend
+            .derive(loaded, &columns.view(), &derivation.compiled, challenges, tails)
             .map_err(self.failed())?;
         self.lap(Part::Witness, "witness, later phases");
         self.stage("commit")?;
         let borrowed: Vec<&B::Column> = derived.iter().collect();
-        let points = prover.backend.commit(&prover.loaded, &borrowed).map_err(self.failed())?;
-        self.write_points(&points)?;
+        let pending = backend.queue_commit(loaded, &borrowed).map_err(self.failed())?;
         for (index, column) in derivation.columns.iter().zip(derived) {
             columns.advice[*index] = Some(column);
         }
-        Ok(())
+        backend.begin_quotient(loaded, &columns.view(), ahead).map_err(self.failed())?;
+        self.write_points(&normalise(&backend.points(pending).map_err(self.failed())?))
     }
 
-    /// Writes the commitments of a phase's columns and blinds them; returns the deltas and the commitments of the columns that
-    /// were committed to before.
+    /// Blinds a phase's columns and writes their commitments; returns the deltas and the commitments of the columns that were
+    /// committed to before.
     fn place(
         &mut self,
         indices: &[usize],
-        taken: Taken<B::Column>,
+        taken: Taken<B>,
         mut blinds: Blinds,
         committed: &[Committed],
         columns: &mut Held<B::Column>,
+        ahead: &mut B::Ahead,
     ) -> Result<(Vec<Vec<Fr>>, Vec<G1Affine>), ProveError> {
-        let prover = self.prover;
-        let sums: Vec<G1> =
-            taken.points.iter().zip(&blinds.shares).map(|(point, share)| *point + share).collect();
-        let mut fresh = vec![G1Affine::default(); sums.len()];
-        G1::batch_normalize(&sums, &mut fresh);
-        let mut fresh = fresh.into_iter();
-        let commitments = std::mem::take(&mut blinds.commitments);
-        let all: Vec<G1Affine> = indices
-            .iter()
-            .filter_map(|index| match place_of(committed, *index) {
-                Some(at) => Some(commitments[at]),
-                None => fresh.next(),
-            })
-            .collect();
-        self.write_points(&all)?;
+        let (backend, loaded) = (self.prover.backend, &self.prover.loaded);
         let tails = std::mem::take(&mut blinds.tails);
-        let blinded = prover.backend.blind(&prover.loaded, taken.columns, tails).map_err(self.failed())?;
+        let blinded = backend.blind(loaded, taken.columns, tails).map_err(self.failed())?;
         for (index, column) in indices.iter().zip(blinded) {
             columns.advice[*index] = Some(column);
         }
+        backend.begin_quotient(loaded, &columns.view(), ahead).map_err(self.failed())?;
+
+        let commitments = std::mem::take(&mut blinds.commitments);
+        let known: Vec<Option<G1Affine>> =
+            indices.iter().map(|index| place_of(committed, *index).map(|at| commitments[at])).collect();
+        // What is known already is written before what the device still computes.
+        let first: Vec<G1Affine> = known.iter().map_while(|point| *point).collect();
+        self.write_points(&first)?;
+        let mut points = backend.points(taken.pending).map_err(self.failed())?;
+        points.iter_mut().zip(&blinds.shares).for_each(|(point, share)| *point += share);
+        let mut fresh = normalise(&points).into_iter();
+        let rest: Vec<G1Affine> =
+            known[first.len()..].iter().filter_map(|point| point.or_else(|| fresh.next())).collect();
+        self.write_points(&rest)?;
         Ok((std::mem::take(&mut blinds.deltas), commitments))
     }
 
@@ -972,12 +989,10 @@ impl<B: Backend> Run<'_, '_, B> {
     ) -> Result<Limbs<B::Poly>, ProveError> {
         let prover = self.prover;
         let borrowed: Vec<&B::Poly> = polys.iter().collect();
-        let points = prover.backend.commit_polys(&prover.loaded, &borrowed).map_err(self.failed())?;
-        let sums: Vec<G1> =
-            points.iter().zip(&late.limb_shares).map(|(point, share)| *share + point).collect();
-        let mut points = vec![G1Affine::default(); sums.len()];
-        G1::batch_normalize(&sums, &mut points);
-        self.write_points(&points)?;
+        let pending = prover.backend.queue_commit_polys(&prover.loaded, &borrowed).map_err(self.failed())?;
+        let mut points = prover.backend.points(pending).map_err(self.failed())?;
+        points.iter_mut().zip(&late.limb_shares).for_each(|(point, share)| *point += share);
+        self.write_points(&normalise(&points))?;
         Ok(Limbs { polys, blinds: std::mem::take(&mut late.limbs) })
     }
 
@@ -1024,12 +1039,15 @@ impl<B: Backend> Run<'_, '_, B> {
     /// where `Z_s` vanishes on the points of set `s` and `T` is the set of all points (Boneh, Drake, Fisch,
     /// Gabizon, 2020/081, section 4). Remainders of the divisions are exactly what the interpolation
     /// polynomials of the claimed values would remove, so those are never formed.
+    ///
+    /// `satisfied` is asked before anything of it is written, while a device computes.
     fn open(
         &mut self,
         columns: &Columns<'_, B::Column>,
         limbs: &Limbs<B::Poly>,
         random: &B::Poly,
         x: Fr,
+        satisfied: impl FnOnce() -> bool,
     ) -> Result<(), ProveError> {
         let prover = self.prover;
         let (backend, loaded, sets) = (prover.backend, &prover.loaded, &prover.sets);
@@ -1088,8 +1106,11 @@ impl<B: Backend> Run<'_, '_, B> {
         let dividends = backend.combine(loaded, columns, &dividends).map_err(self.failed())?;
         let terms: Vec<(&B::Poly, Fr)> = dividends.iter().zip(points.iter().copied()).collect();
         let h = backend.divide(loaded, &terms).map_err(self.failed())?;
-        let point = backend.commit_polys(loaded, &[&h]).map_err(self.failed())?;
-        self.write_points(&point)?;
+        let pending = backend.queue_commit_polys(loaded, &[&h]).map_err(self.failed())?;
+        if !satisfied() {
+            return Err(ProveError::Unsatisfied);
+        }
+        self.write_points(&normalise(&backend.points(pending).map_err(self.failed())?))?;
         self.lap(Part::Open, "opening quotient");
 
         let u = self.squeeze();

@@ -196,3 +196,25 @@ fn several_tiles() {
     let msm = Msm::new(&device, &points).unwrap();
     check(&device, &msm, None, &logarithms, &[cells::<i16>(n, 1), cells(n, 2)]);
 }
+
+/// What is queued later, waited for earlier or dropped changes nothing of what is under way.
+#[test]
+fn sums_are_waited_for_in_any_order() {
+    let device = device();
+    let (points, logarithms) = points(300);
+    let msm = Msm::new(&device, &points).unwrap();
+    let columns: Vec<Vec<Fr>> = (0..4).map(|seed| elements(300, seed)).collect();
+    let mut queue: Vec<_> =
+        columns.iter().map(|column| Some(msm.queue(0, &single(&device, column)).unwrap())).collect();
+    drop(queue[2].take());
+    let narrow: Vec<Vec<i16>> = vec![cells(300, 9), cells(300, 10)];
+    check(&device, &msm, None, &logarithms, &narrow);
+    for (sums, column) in queue.into_iter().zip(&columns).rev() {
+        let Some(sums) = sums else { continue };
+        let sums: Vec<G1Affine> = sums.wait().unwrap().iter().map(Curve::to_affine).collect();
+        assert_eq!(sums, [expected(&logarithms, column)]);
+    }
+    let none = msm.queue(0, &matrix(&device, &[Vec::<Fr>::new(), Vec::new()])).unwrap();
+    assert_eq!(none.wait().unwrap(), [G1::identity(); 2]);
+    device.synchronize().unwrap();
+}

@@ -4,7 +4,7 @@ use ark_ff::{BigInteger, Field as _, PrimeField as _};
 use ark_poly::{EvaluationDomain, Radix2EvaluationDomain};
 use ff::{Field, PrimeField};
 use lamina_circuits::Fr;
-use lamina_kernels::Ntt;
+use lamina_kernels::{Error, Ntt};
 
 use crate::common::{cells, device, elements, matrix, single, to_field};
 
@@ -128,4 +128,38 @@ fn large_transforms() {
     }
     let back = ntt.coefficients(&out).unwrap().column(&device, 0).unwrap();
     assert!(back == to_field(&column));
+}
+
+#[test]
+fn columns_of_a_matrix_are_transformed_alone() {
+    let device = device();
+    let ntt = Ntt::new(&device, 9).unwrap();
+    let coset = ntt.coset(Fr::from(7)).unwrap();
+    let columns: Vec<Vec<Fr>> = (0..5).map(|seed| elements(512, seed)).collect();
+    let whole = matrix(&device, &columns);
+    let coefficients = ntt.coefficients(&whole).unwrap();
+    // In two parts, the last first.
+    let mut parts = matrix(&device, &vec![vec![Fr::ONE; 512]; 5]);
+    ntt.coefficients_to(&mut parts, 2, &matrix(&device, &columns[2..])).unwrap();
+    ntt.coefficients_to(&mut parts, 0, &matrix(&device, &columns[..2])).unwrap();
+    let expected = coefficients.to_columns(&device).unwrap();
+    assert!(parts.to_columns(&device).unwrap() == expected);
+    let mut values = matrix(&device, &vec![vec![Fr::ONE; 512]; 6]);
+    ntt.values_on_to(&coset, &mut values, 1, &parts, 3..5).unwrap();
+    ntt.values_on_to(&coset, &mut values, 4, &parts, 0..2).unwrap();
+    ntt.values_on_to(&coset, &mut values, 0, &parts, 2..2).unwrap();
+    let expected = ntt.values_on(&coset, &coefficients).unwrap().to_columns(&device).unwrap();
+    let ones = vec![Fr::ONE; 512];
+    let actual = values.to_columns(&device).unwrap();
+    for (at, expected) in
+        [&ones, &expected[3], &expected[4], &ones, &expected[0], &expected[1]].into_iter().enumerate()
+    {
+        assert!(actual[at] == *expected, "column {at}");
+    }
+    // Columns that are not there, of either, and rows that are not.
+    let shape = |result: Result<(), Error>| assert!(matches!(result, Err(Error::Shape { .. })), "{result:?}");
+    shape(ntt.values_on_to(&coset, &mut values, 0, &parts, 4..6));
+    shape(ntt.values_on_to(&coset, &mut values, 5, &parts, 0..2));
+    shape(ntt.coefficients_to(&mut values, 7, &parts));
+    shape(ntt.coefficients_to(&mut matrix(&device, &vec![vec![Fr::ONE; 256]; 5]), 0, &parts));
 }

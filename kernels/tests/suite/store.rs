@@ -21,8 +21,8 @@ fn what_buffers_leave_behind_is_taken_again() {
     assert_eq!(double(3), [Fr::from(6); 1000]);
     let (calls, before) = (device.work().calls, emulation().map(|_| allocations()));
     assert_eq!(double(4), [Fr::from(8); 1000]);
-    // One copy there, one kernel, one copy back, one wait.
-    assert_eq!(device.work().calls - calls, 4);
+    // One copy there, one kernel, one copy back, whose end is marked, one wait.
+    assert_eq!(device.work().calls - calls, 5);
     assert_eq!(emulation().map(|_| allocations()), before, "memory was allocated that was there");
 }
 

@@ -1,6 +1,6 @@
 //! Two backends at once, compared after every call.
 
-use halo2_proofs::halo2curves::bn256::G1Affine;
+use halo2_proofs::halo2curves::bn256::G1;
 use lamina_circuits::{Fr, witness::Column};
 
 use super::{Backend, Columns, Combination, Setup};
@@ -70,6 +70,8 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
     type Column = (A::Column, B::Column);
     type Poly = (A::Poly, B::Poly);
     type Derivation = (A::Derivation, B::Derivation);
+    type Pending = (A::Pending, B::Pending);
+    type Ahead = (A::Ahead, B::Ahead);
 
     fn name(&self) -> String {
         format!("dual({}, {})", self.0.name(), self.1.name())
@@ -155,16 +157,26 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         self.0.read_poly(&key.0, &poly.0)
     }
 
-    fn commit(&self, key: &Self::Key, columns: &[&Self::Column]) -> Result<Vec<G1Affine>, BackendError> {
-        let left: Vec<_> = columns.iter().map(|c| &c.0).collect();
-        let right: Vec<_> = columns.iter().map(|c| &c.1).collect();
-        Ok(agree("commit", self.0.commit(&key.0, &left)?, self.1.commit(&key.1, &right)?))
+    fn queue_commit(
+        &self,
+        key: &Self::Key,
+        columns: &[&Self::Column],
+    ) -> Result<Self::Pending, BackendError> {
+        let (left, right): (Vec<_>, Vec<_>) = columns.iter().map(|both| (&both.0, &both.1)).unzip();
+        Ok((self.0.queue_commit(&key.0, &left)?, self.1.queue_commit(&key.1, &right)?))
     }
 
-    fn commit_polys(&self, key: &Self::Key, polys: &[&Self::Poly]) -> Result<Vec<G1Affine>, BackendError> {
-        let left: Vec<_> = polys.iter().map(|p| &p.0).collect();
-        let right: Vec<_> = polys.iter().map(|p| &p.1).collect();
-        Ok(agree("commit_polys", self.0.commit_polys(&key.0, &left)?, self.1.commit_polys(&key.1, &right)?))
+    fn points(&self, (left, right): Self::Pending) -> Result<Vec<G1>, BackendError> {
+        Ok(agree("commit", self.0.points(left)?, self.1.points(right)?))
+    }
+
+    fn queue_commit_polys(
+        &self,
+        key: &Self::Key,
+        polys: &[&Self::Poly],
+    ) -> Result<Self::Pending, BackendError> {
+        let (left, right): (Vec<_>, Vec<_>) = polys.iter().map(|both| (&both.0, &both.1)).unzip();
+        Ok((self.0.queue_commit_polys(&key.0, &left)?, self.1.queue_commit_polys(&key.1, &right)?))
     }
 
     fn coefficients(&self, key: &Self::Key, column: &Self::Column) -> Result<Self::Poly, BackendError> {
@@ -193,15 +205,27 @@ impl<A: Backend, B: Backend> Backend for Dual<A, B> {
         self.same_columns("products", key, left, right)
     }
 
+    fn begin_quotient(
+        &self,
+        key: &Self::Key,
+        columns: &Columns<'_, Self::Column>,
+        ahead: &mut Self::Ahead,
+    ) -> Result<(), BackendError> {
+        let (l, r) = halves(columns);
+        self.0.begin_quotient(&key.0, &l, &mut ahead.0)?;
+        self.1.begin_quotient(&key.1, &r, &mut ahead.1)
+    }
+
     fn quotient(
         &self,
         key: &Self::Key,
         columns: &Columns<'_, Self::Column>,
+        ahead: Self::Ahead,
         values: &Values,
     ) -> Result<Vec<Self::Poly>, BackendError> {
         let (l, r) = halves(columns);
-        let left = self.0.quotient(&key.0, &l, values)?;
-        let right = self.1.quotient(&key.1, &r, values)?;
+        let left = self.0.quotient(&key.0, &l, ahead.0, values)?;
+        let right = self.1.quotient(&key.1, &r, ahead.1, values)?;
         self.same_polys("quotient", key, left, right)
     }
 

@@ -11,13 +11,13 @@ mod host;
 mod program;
 mod reference;
 
-use halo2_proofs::halo2curves::bn256::G1Affine;
+use halo2_proofs::halo2curves::bn256::{G1, G1Affine};
 use lamina_circuits::{Fr, witness::Column};
 
 pub use cpu::Kernels;
 pub use cpu::{Cpu, CpuKey};
-pub(crate) use cpu::{Scalars, Table, multiply};
-pub use cuda::{Cuda, CudaDerivation, CudaKey, Measured, MeasuredStage, Plan};
+pub(crate) use cpu::{Scalars, Table, multiply, normalise};
+pub use cuda::{Cuda, CudaAhead, CudaDerivation, CudaKey, CudaPending, Measured, MeasuredStage, Plan};
 pub use dual::Dual;
 pub use host::HostColumn;
 pub use lamina_kernels::Ceilings;
@@ -117,6 +117,10 @@ pub trait Backend: Sync {
     type Poly: Send + Sync;
     /// What is kept of a [`Derivation`].
     type Derivation: Send + Sync;
+    /// Commitments under way.
+    type Pending;
+    /// What of a proof's quotient needs no challenge.
+    type Ahead: Default;
 
     /// The backend's name, which tests assert.
     fn name(&self) -> String;
@@ -202,12 +206,33 @@ pub trait Backend: Sync {
     /// `C = sum_i f_i [L_i(tau)]` for each column.
     ///
     /// # Panics
+    /// As [`Backend::queue_commit`].
+    fn commit(&self, key: &Self::Key, columns: &[&Self::Column]) -> Result<Vec<G1Affine>, BackendError> {
+        Ok(normalise(&self.points(self.queue_commit(key, columns)?)?))
+    }
+
+    /// The same, under way where the backend computes elsewhere: what is asked of it next is not waited for.
+    ///
+    /// # Panics
     /// May panic for columns of integers that are blinded: who blinds them adds the tail's part, which integers' sums have no
     /// place for.
-    fn commit(&self, key: &Self::Key, columns: &[&Self::Column]) -> Result<Vec<G1Affine>, BackendError>;
+    fn queue_commit(&self, key: &Self::Key, columns: &[&Self::Column])
+    -> Result<Self::Pending, BackendError>;
+
+    /// Waits for commitments.
+    fn points(&self, pending: Self::Pending) -> Result<Vec<G1>, BackendError>;
 
     /// `C = sum_i f_i [tau^i]` for each polynomial of at most `n` coefficients.
-    fn commit_polys(&self, key: &Self::Key, polys: &[&Self::Poly]) -> Result<Vec<G1Affine>, BackendError>;
+    fn commit_polys(&self, key: &Self::Key, polys: &[&Self::Poly]) -> Result<Vec<G1Affine>, BackendError> {
+        Ok(normalise(&self.points(self.queue_commit_polys(key, polys)?)?))
+    }
+
+    /// The same, under way where the backend computes elsewhere.
+    fn queue_commit_polys(
+        &self,
+        key: &Self::Key,
+        polys: &[&Self::Poly],
+    ) -> Result<Self::Pending, BackendError>;
 
     /// The coefficients of a column: the inverse transform.
     fn coefficients(&self, key: &Self::Key, column: &Self::Column) -> Result<Self::Poly, BackendError>;
@@ -232,14 +257,26 @@ pub trait Backend: Sync {
         tails: Vec<Vec<Fr>>,
     ) -> Result<Vec<Self::Column>, BackendError>;
 
+    /// Begins with the quotient as far as the columns that are there allow: for backends elsewhere, that they have something to
+    /// do while the host has not got the next challenge. May be called whenever there are more.
+    fn begin_quotient(
+        &self,
+        _key: &Self::Key,
+        _columns: &Columns<'_, Self::Column>,
+        _ahead: &mut Self::Ahead,
+    ) -> Result<(), BackendError> {
+        Ok(())
+    }
+
     /// The limbs `h_i` of `sum_i X^(n i) h_i = N(X) / (X^n - 1)`, `n` coefficients each. The identity is that of the
-    /// key's [`Shape`], `values` are those of its tape.
+    /// key's [`Shape`], `values` are those of its tape; `ahead` is what has begun for the same columns, if anything.
     ///
     /// If `N` does not vanish on the domain the limbs are of some other polynomial.
     fn quotient(
         &self,
         key: &Self::Key,
         columns: &Columns<'_, Self::Column>,
+        ahead: Self::Ahead,
         values: &Values,
     ) -> Result<Vec<Self::Poly>, BackendError>;
 

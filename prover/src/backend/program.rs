@@ -57,7 +57,7 @@ impl Coefficient {
 /// What the quotient needs: slots to transform, code to run.
 #[derive(Debug)]
 pub(crate) struct Program {
-    /// Columns, then combinations.
+    /// Columns in the order in which a proof has them, then combinations.
     pub(crate) slots: Vec<Slot>,
     pub(crate) ops: Vec<Op>,
     pub(crate) registers: usize,
@@ -131,13 +131,19 @@ impl Program {
     }
 }
 
-/// Sorts slots: columns, then combinations, so that a device makes all of a kind at once.
+/// Sorts slots: columns in the order in which a proof has them, then combinations, so that a device makes all of a kind at once,
+/// and columns as soon as they are there.
 fn columns_first(slots: Vec<Slot>, programs: &mut [Program]) -> Vec<Slot> {
-    let (columns, combinations): (Vec<_>, Vec<_>) =
-        slots.into_iter().enumerate().partition(|(_, slot)| matches!(slot, Slot::Column(_)));
-    let mut places = vec![0; columns.len() + combinations.len()];
+    let mut numbered: Vec<(usize, Slot)> = slots.into_iter().enumerate().collect();
+    numbered.sort_by_key(|(_, slot)| match slot {
+        Slot::Column(Source::Advice(at)) => (1, *at),
+        Slot::Column(Source::Product(at)) => (2, *at),
+        Slot::Column(_) => (0, 0),
+        Slot::Combination(_) => (3, 0),
+    });
+    let mut places = vec![0; numbered.len()];
     let mut sorted = Vec::with_capacity(places.len());
-    for (before, slot) in columns.into_iter().chain(combinations) {
+    for (before, slot) in numbered {
         places[before] = sorted.len();
         sorted.push(slot);
     }

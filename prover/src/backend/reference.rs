@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use ff::{Field, PrimeField};
-use group::{Curve, Group};
+use group::Group;
 use halo2_proofs::{
     halo2curves::bn256::{G1, G1Affine},
     plonk::Expression,
@@ -55,14 +55,13 @@ fn horner(coefficients: &[Fr], x: Fr) -> Fr {
     coefficients.iter().rev().fold(Fr::ZERO, |acc, c| acc * x + c)
 }
 
-fn sum_of(bases: &[G1Affine], scalars: &[Fr]) -> G1Affine {
+fn sum_of(bases: &[G1Affine], scalars: &[Fr]) -> G1 {
     assert!(scalars.len() <= bases.len());
     bases
         .iter()
         .zip(scalars)
         .filter(|(_, scalar)| **scalar != Fr::ZERO)
         .fold(G1::identity(), |acc, (base, scalar)| acc + base * scalar)
-        .to_affine()
 }
 
 impl ReferenceKey {
@@ -168,6 +167,8 @@ impl Backend for Reference {
     type Column = HostColumn;
     type Poly = Vec<Fr>;
     type Derivation = Derivation;
+    type Pending = Vec<G1>;
+    type Ahead = ();
 
     fn name(&self) -> String {
         "reference".into()
@@ -263,11 +264,15 @@ impl Backend for Reference {
         Ok(poly.clone())
     }
 
-    fn commit(&self, key: &ReferenceKey, columns: &[&HostColumn]) -> Result<Vec<G1Affine>, BackendError> {
+    fn points(&self, points: Vec<G1>) -> Result<Vec<G1>, BackendError> {
+        Ok(points)
+    }
+
+    fn queue_commit(&self, key: &ReferenceKey, columns: &[&HostColumn]) -> Result<Vec<G1>, BackendError> {
         Ok(columns.iter().map(|column| sum_of(&key.bases.lagrange, &column.to_field())).collect())
     }
 
-    fn commit_polys(&self, key: &ReferenceKey, polys: &[&Vec<Fr>]) -> Result<Vec<G1Affine>, BackendError> {
+    fn queue_commit_polys(&self, key: &ReferenceKey, polys: &[&Vec<Fr>]) -> Result<Vec<G1>, BackendError> {
         Ok(polys.iter().map(|poly| sum_of(&key.bases.monomial, poly)).collect())
     }
 
@@ -317,6 +322,7 @@ impl Backend for Reference {
         &self,
         key: &ReferenceKey,
         columns: &Columns<'_, HostColumn>,
+        _ahead: (),
         scalars: &Values,
     ) -> Result<Vec<Vec<Fr>>, BackendError> {
         // Polynomials are multiplied out, then divided by X^n - 1.

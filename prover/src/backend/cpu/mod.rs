@@ -8,7 +8,7 @@ mod vector;
 use std::collections::HashMap;
 
 use ff::{BatchInvert, Field, PrimeField};
-use halo2_proofs::halo2curves::bn256::G1Affine;
+use halo2_proofs::halo2curves::bn256::G1;
 use lamina_circuits::{
     Fr,
     integers::{Integer, Limbs, Wide, dot, limbs},
@@ -201,7 +201,7 @@ impl CpuKey {
     }
 
     /// Commits columns by their integers or field elements.
-    fn commit(&self, columns: &[&HostColumn]) -> Vec<G1Affine> {
+    fn commit(&self, columns: &[&HostColumn]) -> Vec<G1> {
         let lists: Vec<Scalars<'_>> = columns
             .iter()
             .map(|column| {
@@ -214,7 +214,7 @@ impl CpuKey {
                 scalars
             })
             .collect();
-        msm::normalise(&msm::multiply(&self.bases.lagrange, &lists, self.kernels))
+        msm::multiply(&self.bases.lagrange, &lists, self.kernels)
     }
 }
 
@@ -404,6 +404,8 @@ impl Backend for Cpu {
     type Column = HostColumn;
     type Poly = Vec<Fr>;
     type Derivation = ();
+    type Pending = Vec<G1>;
+    type Ahead = ();
 
     fn name(&self) -> String {
         if self.kernels.vector() { "cpu-ifma".into() } else { "cpu".into() }
@@ -492,13 +494,17 @@ impl Backend for Cpu {
         Ok(poly.clone())
     }
 
-    fn commit(&self, key: &CpuKey, columns: &[&HostColumn]) -> Result<Vec<G1Affine>, BackendError> {
+    fn points(&self, points: Vec<G1>) -> Result<Vec<G1>, BackendError> {
+        Ok(points)
+    }
+
+    fn queue_commit(&self, key: &CpuKey, columns: &[&HostColumn]) -> Result<Vec<G1>, BackendError> {
         Ok(key.commit(columns))
     }
 
-    fn commit_polys(&self, key: &CpuKey, polys: &[&Vec<Fr>]) -> Result<Vec<G1Affine>, BackendError> {
+    fn queue_commit_polys(&self, key: &CpuKey, polys: &[&Vec<Fr>]) -> Result<Vec<G1>, BackendError> {
         let lists: Vec<Scalars<'_>> = polys.iter().map(|p| Scalars::Field(p, &[])).collect();
-        Ok(msm::normalise(&msm::multiply(&key.bases.monomial, &lists, key.kernels)))
+        Ok(msm::multiply(&key.bases.monomial, &lists, key.kernels))
     }
 
     fn coefficients(&self, key: &CpuKey, column: &HostColumn) -> Result<Vec<Fr>, BackendError> {
@@ -592,6 +598,7 @@ impl Backend for Cpu {
         &self,
         key: &CpuKey,
         columns: &Columns<'_, HostColumn>,
+        _ahead: (),
         values: &Values,
     ) -> Result<Vec<Vec<Fr>>, BackendError> {
         let n = key.n;

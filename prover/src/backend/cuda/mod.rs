@@ -7,17 +7,16 @@ mod resident;
 mod upload;
 
 use std::{
-    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use ff::Field;
-use halo2_proofs::halo2curves::bn256::{G1, G1Affine};
+use halo2_proofs::halo2curves::bn256::G1;
 use lamina_circuits::{Fr, witness::Column};
 use lamina_kernels::{
     Ceilings, Cell, Code as DeviceCode, Column as DeviceColumn, Coset, Device, Instruction, Matrix, Msm, Ntt,
-    Permutation, Place, PolyTerm, Program as DeviceProgram, Term,
+    Permutation, Place, PolyTerm, Program as DeviceProgram, Sums, Term,
 };
 
 pub use self::{
@@ -28,7 +27,7 @@ pub use self::{
 use self::{measure::Recording, resident::Resident};
 use super::{
     Backend, Columns, Combination, Setup,
-    cpu::{normalise, vandermonde_inverse},
+    cpu::vandermonde_inverse,
     program::{Code, Coefficient, Op, Operand, Program, Quotient, Slot},
     reference::coset_generator,
 };
@@ -140,6 +139,25 @@ impl Cuda {
     }
 }
 
+/// Commitments that a device computes.
+#[derive(Debug)]
+pub struct CudaPending {
+    /// Which columns they are to, in the order of the sums.
+    places: Vec<usize>,
+    queue: Vec<Sums>,
+}
+
+/// What of a quotient is on the device before its challenges are there.
+#[derive(Debug)]
+pub struct CudaAhead {
+    /// Of all slots; written for the first.
+    coefficients: Matrix<Fr>,
+    /// How many those are.
+    there: usize,
+    /// The values on the first coset of all slots that are columns, once these are there.
+    values: Option<Matrix<Fr>>,
+}
+
 /// What [`Cuda`] keeps of a proving key, on the device.
 pub struct CudaKey {
     n: usize,
@@ -152,12 +170,14 @@ pub struct CudaKey {
     vanishing: Vec<Fr>,
     /// Row `i`: the weights of the cosets in limb `i`.
     limb_weights: Vec<Vec<Fr>>,
-    columns: HashMap<Source, DeviceColumn>,
+    columns: KeyColumns,
     quotient: Quotient,
     /// What the quotient's program is on the device; none for an identity without nodes.
     numerator: DeviceCode<Scalar>,
     /// Whether the quotient's coefficients do not fit beside its values on a coset.
     streamed: bool,
+    /// Whether there is room for a quotient that begins before its challenges are there.
+    begins: bool,
     /// Bytes that weights may take which stay.
     weight_bytes: usize,
 }
@@ -171,9 +191,38 @@ impl fmt::Debug for CudaKey {
     }
 }
 
+/// The columns of a key.
+struct KeyColumns {
+    first: DeviceColumn,
+    last: DeviceColumn,
+    active: DeviceColumn,
+    identity: DeviceColumn,
+    fixed: Vec<DeviceColumn>,
+    sigma: Vec<DeviceColumn>,
+}
+
+impl KeyColumns {
+    /// `None` for columns of a proof.
+    fn get(&self, source: Source) -> Option<&DeviceColumn> {
+        match source {
+            Source::First => Some(&self.first),
+            Source::Last => Some(&self.last),
+            Source::Active => Some(&self.active),
+            Source::Identity => Some(&self.identity),
+            Source::Fixed(at) => self.fixed.get(at),
+            Source::Sigma(at) => self.sigma.get(at),
+            Source::Advice(_) | Source::Instance(_) | Source::Product(_) => None,
+        }
+    }
+}
+
 impl CudaKey {
+    fn find<'a>(&'a self, columns: &Columns<'a, DeviceColumn>, source: Source) -> Option<&'a DeviceColumn> {
+        columns.get(source).or_else(|| self.columns.get(source))
+    }
+
     fn column<'a>(&'a self, columns: &Columns<'a, DeviceColumn>, source: Source) -> &'a DeviceColumn {
-        match columns.get(source).or_else(|| self.columns.get(&source)) {
+        match self.find(columns, source) {
             Some(column) => column,
             None => unreachable!("the identity reads only columns of the key and the proof"),
         }
@@ -181,19 +230,71 @@ impl CudaKey {
 }
 
 impl Cuda {
-    /// Commitments to columns of one kind of integers, without their tails.
-    fn commit_integers<T: Cell>(
+    /// Commitments to columns of one kind of integers, without their tails, under way.
+    fn queue_integers<T: Cell>(
         &self,
         key: &CudaKey,
         columns: &[&DeviceColumn],
-    ) -> Result<Vec<G1Affine>, BackendError> {
+        queue: &mut Vec<Sums>,
+    ) -> Result<(), BackendError> {
         let rows = columns.iter().map(|column| column.cells()).max().unwrap_or(0);
         let round = (self.round_bytes / (size_of::<T>() * rows.max(1))).max(1);
-        let mut points = Vec::with_capacity(columns.len());
         for columns in columns.chunks(round) {
-            points.extend(key.lagrange.multiply(0, &self.device.gather::<T>(columns, rows)?)?);
+            queue.push(key.lagrange.queue(0, &self.device.gather::<T>(columns, rows)?)?);
         }
-        Ok(points)
+        Ok(())
+    }
+
+    /// Transforms the quotient's slots that are columns which are there, as far as they stand before one that is not.
+    fn transform_columns(
+        &self,
+        key: &CudaKey,
+        columns: &Columns<'_, DeviceColumn>,
+        ahead: &mut CudaAhead,
+    ) -> Result<(), BackendError> {
+        let slots = &key.quotient.program.slots;
+        let is_there =
+            |slot: &&Slot| matches!(slot, Slot::Column(source) if key.find(columns, *source).is_some());
+        let new = slots[ahead.there..].iter().take_while(is_there).count();
+        for slots in slots[ahead.there..ahead.there + new].chunks(self.round(key.n)) {
+            let sources = slots.iter().filter_map(|slot| match slot {
+                Slot::Column(source) => Some(key.column(columns, *source)),
+                Slot::Combination(_) => None,
+            });
+            let values = self.device.expand(&sources.collect::<Vec<_>>(), key.n)?;
+            key.ntt.coefficients_to(&mut ahead.coefficients, ahead.there, &values)?;
+            ahead.there += slots.len();
+        }
+        if let (None, Some(coset)) = (&ahead.values, key.cosets.first())
+            && matches!(slots.get(ahead.there), None | Some(Slot::Combination(_)))
+        {
+            let mut values = Matrix::uninitialised(&self.device, slots.len(), key.n)?;
+            key.ntt.values_on_to(coset, &mut values, 0, &ahead.coefficients, 0..ahead.there)?;
+            ahead.values = Some(values);
+        }
+        Ok(())
+    }
+
+    /// The quotient's slots as polynomials, and their values on the first coset.
+    fn transformed_slots(
+        &self,
+        key: &CudaKey,
+        columns: &Columns<'_, DeviceColumn>,
+        ahead: &mut CudaAhead,
+        scalars: &Values,
+    ) -> Result<(), BackendError> {
+        self.transform_columns(key, columns, ahead)?;
+        let first = ahead.there;
+        let combinations = &key.quotient.program.slots[first..];
+        for slots in combinations.chunks(self.round(key.n)) {
+            let values = self.slot_values(key, columns, slots, scalars)?;
+            key.ntt.coefficients_to(&mut ahead.coefficients, ahead.there, &values)?;
+            ahead.there += slots.len();
+        }
+        if let (Some(values), Some(coset)) = (&mut ahead.values, key.cosets.first()) {
+            key.ntt.values_on_to(coset, values, first, &ahead.coefficients, first..ahead.there)?;
+        }
+        Ok(())
     }
 
     /// Values of slots on the domain, a column each.
@@ -308,6 +409,8 @@ impl Backend for Cuda {
     type Column = DeviceColumn;
     type Poly = Matrix<Fr>;
     type Derivation = CudaDerivation;
+    type Pending = CudaPending;
+    type Ahead = Option<CudaAhead>;
 
     fn name(&self) -> String {
         format!("cuda: {}", self.device.name())
@@ -335,8 +438,10 @@ impl Backend for Cuda {
         if plan.needed(streamed) > free {
             return Err(BackendError::Plan { needed: plan.needed(streamed), free });
         }
-        let tables = ((free - plan.needed(streamed)) / 4).min(self.table_bytes);
-        let weight_bytes = ((free - plan.needed(streamed) - tables) / 2).min(self.weight_bytes);
+        let begins = !streamed && plan.needed(false).saturating_add(plan.ahead_bytes) <= free;
+        let needed = plan.needed(streamed) + if begins { plan.ahead_bytes } else { 0 };
+        let tables = ((free - needed) / 4).min(self.table_bytes);
+        let weight_bytes = ((free - needed - tables) / 2).min(self.weight_bytes);
         let device = &self.device;
         let n = 1usize << setup.bases.k;
         let ntt = Ntt::new(device, setup.bases.k)?;
@@ -349,20 +454,15 @@ impl Backend for Cuda {
         let omega = ntt.omega();
         let identity: Vec<Fr> =
             std::iter::successors(Some(Fr::ONE), |power| Some(*power * omega)).take(n).collect();
-        let mut columns = HashMap::from([
-            (Source::First, indicator(&|row| row == 0)?),
-            (Source::Last, indicator(&|row| row == setup.usable)?),
-            (Source::Active, indicator(&|row| row < setup.usable)?),
-            (Source::Identity, DeviceColumn::new(device, n, &identity, &[])?),
-        ]);
-        for (source, list) in
-            [(Source::Fixed as fn(usize) -> Source, setup.fixed), (Source::Sigma, setup.sigma)]
-        {
-            let list: Vec<&Column> = list.iter().collect();
-            columns.extend(
-                self.device_columns(n, &list)?.into_iter().enumerate().map(|(at, own)| (source(at), own)),
-            );
-        }
+        let of_key = |list: &[Column]| self.device_columns(n, &list.iter().collect::<Vec<_>>());
+        let columns = KeyColumns {
+            first: indicator(&|row| row == 0)?,
+            last: indicator(&|row| row == setup.usable)?,
+            active: indicator(&|row| row < setup.usable)?,
+            identity: DeviceColumn::new(device, n, &identity, &[])?,
+            fixed: of_key(setup.fixed)?,
+            sigma: of_key(setup.sigma)?,
+        };
         let quotient = Quotient::new(setup.shape.identity, setup.bases.k, setup.degree - 1);
         let programs = if setup.shape.identity.nodes.is_empty() {
             Vec::new()
@@ -382,6 +482,7 @@ impl Backend for Cuda {
             quotient,
             numerator: DeviceCode::new(n, &programs)?,
             streamed,
+            begins,
             weight_bytes,
         };
         device.synchronize()?;
@@ -459,10 +560,10 @@ impl Backend for Cuda {
         Ok(poly.column(&self.device, 0)?)
     }
 
-    fn commit(&self, key: &CudaKey, columns: &[&DeviceColumn]) -> Result<Vec<G1Affine>, BackendError> {
-        let mut points = vec![G1::default(); columns.len()];
+    fn queue_commit(&self, key: &CudaKey, columns: &[&DeviceColumn]) -> Result<CudaPending, BackendError> {
+        let (mut places, mut queue) = (Vec::with_capacity(columns.len()), Vec::new());
         for bits in [0, 8, 16, 32] {
-            let (places, list): (Vec<usize>, Vec<&DeviceColumn>) = columns
+            let (at, list): (Vec<usize>, Vec<&DeviceColumn>) = columns
                 .iter()
                 .enumerate()
                 .filter(|(_, column)| column.bits() == bits)
@@ -471,34 +572,43 @@ impl Backend for Cuda {
             if list.is_empty() {
                 continue;
             }
+            places.extend(at);
             let whole = |column: &&DeviceColumn| bits == 0 || !column.has_tail();
             assert!(list.iter().all(whole), "integers are committed to before they are blinded");
-            let sums = match bits {
-                8 => self.commit_integers::<i8>(key, &list)?,
-                16 => self.commit_integers::<i16>(key, &list)?,
-                32 => self.commit_integers::<i32>(key, &list)?,
+            match bits {
+                8 => self.queue_integers::<i8>(key, &list, &mut queue)?,
+                16 => self.queue_integers::<i16>(key, &list, &mut queue)?,
+                32 => self.queue_integers::<i32>(key, &list, &mut queue)?,
                 _ => {
-                    let mut sums = Vec::with_capacity(list.len());
                     for list in list.chunks(self.round(key.n)) {
-                        sums.extend(key.lagrange.multiply(0, &self.device.expand(list, key.n)?)?);
+                        queue.push(key.lagrange.queue(0, &self.device.expand(list, key.n)?)?);
                     }
-                    sums
                 }
-            };
-            for (at, sum) in places.into_iter().zip(sums) {
-                points[at] = sum.into();
             }
         }
-        Ok(normalise(&points))
+        Ok(CudaPending { places, queue })
     }
 
-    fn commit_polys(&self, key: &CudaKey, polys: &[&Matrix<Fr>]) -> Result<Vec<G1Affine>, BackendError> {
-        let mut points = Vec::with_capacity(polys.len());
-        for polys in polys.chunks(self.round(key.n)) {
-            let rows = polys.iter().map(|poly| poly.rows()).max().unwrap_or(0);
-            points.extend(key.monomial.multiply(0, &self.device.stack(polys, rows)?)?);
+    fn points(&self, CudaPending { mut places, queue }: CudaPending) -> Result<Vec<G1>, BackendError> {
+        let mut points = vec![G1::default(); places.len()];
+        // The last first: what the host overwrites while it waits are then not the columns, which is more than the others give it
+        // time for.
+        for sums in queue.into_iter().rev() {
+            let sums = sums.wait()?;
+            for (sum, at) in sums.iter().zip(places.split_off(places.len() - sums.len())) {
+                points[at] = *sum;
+            }
         }
         Ok(points)
+    }
+
+    fn queue_commit_polys(&self, key: &CudaKey, polys: &[&Matrix<Fr>]) -> Result<CudaPending, BackendError> {
+        let mut queue = Vec::new();
+        for polys in polys.chunks(self.round(key.n)) {
+            let rows = polys.iter().map(|poly| poly.rows()).max().unwrap_or(0);
+            queue.push(key.monomial.queue(0, &self.device.stack(polys, rows)?)?);
+        }
+        Ok(CudaPending { places: (0..polys.len()).collect(), queue })
     }
 
     fn coefficients(&self, key: &CudaKey, column: &DeviceColumn) -> Result<Matrix<Fr>, BackendError> {
@@ -536,14 +646,36 @@ impl Backend for Cuda {
         (0..products.columns()).map(|at| Ok(DeviceColumn::of_matrix(&products, at)?)).collect()
     }
 
+    fn begin_quotient(
+        &self,
+        key: &CudaKey,
+        columns: &Columns<'_, DeviceColumn>,
+        ahead: &mut Option<CudaAhead>,
+    ) -> Result<(), BackendError> {
+        if !key.begins {
+            return Ok(());
+        }
+        let begun = match ahead {
+            Some(begun) => begun,
+            None => {
+                let slots = key.quotient.program.slots.len();
+                let coefficients = Matrix::uninitialised(&self.device, slots, key.n)?;
+                ahead.insert(CudaAhead { coefficients, there: 0, values: None })
+            }
+        };
+        self.transform_columns(key, columns, begun)
+    }
+
     fn quotient(
         &self,
         key: &CudaKey,
         columns: &Columns<'_, DeviceColumn>,
+        mut ahead: Option<CudaAhead>,
         values: &Values,
     ) -> Result<Vec<Matrix<Fr>>, BackendError> {
         let device = &self.device;
         let (n, cosets) = (key.n, key.cosets.len());
+        self.begin_quotient(key, columns, &mut ahead)?;
         let Code { program, values } = &key.quotient.code(values);
         let code = DeviceProgram::new(device, &key.numerator, |scalar| values[scalar])?;
         let slots = &program.slots;
@@ -551,26 +683,32 @@ impl Backend for Cuda {
         let coefficients = |slots: &[Slot]| -> Result<Matrix<Fr>, BackendError> {
             Ok(key.ntt.coefficients(&self.slot_values(key, columns, slots, values)?)?)
         };
-        let kept = if key.streamed {
-            None
-        } else if round >= slots.len() {
-            Some(coefficients(slots)?)
-        } else {
-            let mut all = Matrix::uninitialised(device, slots.len(), n)?;
-            for (at, slots) in slots.chunks(round).enumerate() {
-                all.place(device, at * round, &coefficients(slots)?)?;
+        let (kept, mut on_first) = match ahead {
+            Some(mut ahead) => {
+                self.transformed_slots(key, columns, &mut ahead, values)?;
+                (Some(ahead.coefficients), ahead.values)
             }
-            Some(all)
+            None if key.streamed => (None, None),
+            None => {
+                let mut all = Matrix::uninitialised(device, slots.len(), n)?;
+                for (at, slots) in slots.chunks(round).enumerate() {
+                    let values = self.slot_values(key, columns, slots, values)?;
+                    key.ntt.coefficients_to(&mut all, at * round, &values)?;
+                }
+                (Some(all), None)
+            }
         };
         let mut parts = Vec::with_capacity(cosets);
         for (at, coset) in key.cosets.iter().enumerate() {
-            let values = match &kept {
-                Some(coefficients) => key.ntt.values_on(coset, coefficients)?,
-                None => {
+            let values = match (on_first.take(), &kept) {
+                (Some(values), _) => values,
+                (None, Some(coefficients)) => key.ntt.values_on(coset, coefficients)?,
+                (None, None) => {
                     let mut values = Matrix::uninitialised(device, slots.len(), n)?;
                     for (at, slots) in slots.chunks(round).enumerate() {
-                        let on_coset = key.ntt.values_on(coset, &coefficients(slots)?)?;
-                        values.place(device, at * round, &on_coset)?;
+                        let coefficients = coefficients(slots)?;
+                        let columns = 0..slots.len();
+                        key.ntt.values_on_to(coset, &mut values, at * round, &coefficients, columns)?;
                     }
                     values
                 }

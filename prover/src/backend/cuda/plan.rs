@@ -31,6 +31,8 @@ const PARTS_BYTES: usize = 16 << 20;
 /// ```text
 /// needed = key + columns + max(commit, quotient, open)
 /// ```
+///
+/// With `ahead` besides, the quotient begins while the host has not got its challenges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Plan {
@@ -44,6 +46,8 @@ pub struct Plan {
     pub quotient_bytes: usize,
     /// The quotient, where coefficients are computed again for each coset.
     pub streamed_quotient_bytes: usize,
+    /// Coefficients of the quotient's columns, and their values on a coset, from the first commitments on.
+    pub ahead_bytes: usize,
     /// The opening argument.
     pub open_bytes: usize,
 }
@@ -107,6 +111,7 @@ impl Plan {
                     .max(msm_bytes(n)),
             quotient_bytes: 2 * slots * column + scratch + 3 * round * column + each,
             streamed_quotient_bytes: slots * column + 4 * round * column + each,
+            ahead_bytes: 2 * slots * column,
             open_bytes: (open + (widest + shape.openings).div_ceil(16)) * column,
         }
     }

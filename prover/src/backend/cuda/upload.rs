@@ -38,11 +38,12 @@ fn bits(values: &Column) -> u32 {
     }
 }
 
-/// The values, which fit, then what was there.
-fn cut<W: Copy, T: TryFrom<W> + Default>(values: &[W], to: &mut [T]) {
+/// The values, which fit, then zeros.
+fn cut<W: Copy, T: TryFrom<W> + Default + Copy>(values: &[W], to: &mut [T]) {
     for (to, value) in to.iter_mut().zip(values) {
         *to = T::try_from(*value).unwrap_or_default();
     }
+    to[values.len()..].fill(T::default());
 }
 
 fn len(values: &Column) -> usize {
