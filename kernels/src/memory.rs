@@ -8,7 +8,7 @@ use lamina_circuits::Fr;
 
 use crate::{
     device::{Argument, Device, Moment},
-    error::{Error, at_most, same},
+    error::{Error, same},
     store::{Pinned, Store},
     work::Call,
 };
@@ -436,17 +436,6 @@ impl<T: Cell> Matrix<T> {
     /// [`Error::Driver`].
     pub fn to_columns(&self, device: &Device) -> Result<Vec<Vec<T>>, Error> {
         (0..self.columns).map(|at| self.column(device, at)).collect()
-    }
-
-    /// Copies the columns of another matrix of as many rows to columns `at..`.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] where rows differ or columns are not there, [`Error::Driver`].
-    pub fn place(&mut self, device: &Device, at: usize, other: &Matrix<T>) -> Result<(), Error> {
-        same("rows of what is placed", self.rows, other.rows)?;
-        at_most("columns of what is placed, at most", self.columns.saturating_sub(at), other.columns)?;
-        let bytes = other.columns * self.rows * size_of::<T>();
-        self.buffer.copy_in(device, at * self.rows * size_of::<T>(), other.buffer.base(), bytes)
     }
 
     /// A matrix of zeros.

@@ -475,21 +475,26 @@ impl Table {
     /// Lists that one thread adds up share inversions, so that they cost what their additions do.
     pub(crate) fn multiply<S: AsRef<[Fr]> + Sync>(&self, lists: &[S], kernels: Kernels) -> Vec<G1Affine> {
         let sums = |lists: &[S]| {
-            let (mut chosen, mut counts) = (Vec::new(), Vec::with_capacity(lists.len()));
+            // Places in the table: points would be fresh memory, which costs more than reading them again.
+            let digits = DIGITS * lists.iter().map(|list| list.as_ref().len()).sum::<usize>();
+            let (mut chosen, mut counts) =
+                (Vec::<u32>::with_capacity(digits), Vec::with_capacity(lists.len()));
             for list in lists {
                 let before = chosen.len();
-                let list = list.as_ref().iter();
-                for (scalar, multiples) in list.zip(self.multiples.chunks(DIGITS * MULTIPLES)) {
+                let bases = self.multiples.len() / (DIGITS * MULTIPLES);
+                for (base, scalar) in list.as_ref().iter().take(bases).enumerate() {
                     let scalar = limbs(scalar);
-                    for (at, multiples) in multiples.chunks(MULTIPLES).enumerate() {
+                    for at in 0..DIGITS {
                         let digit = bits_at(&scalar, DIGIT_BITS * at as u32, DIGIT_BITS) as usize;
-                        chosen.extend(digit.checked_sub(1).map(|at| multiples[at]));
+                        let first = (base * DIGITS + at) * MULTIPLES;
+                        chosen.extend(digit.checked_sub(1).map(|multiple| (first + multiple) as u32));
                     }
                 }
                 counts.push((chosen.len() - before) as u32);
             }
             let (mut sums, mut spare) = (Vec::new(), Vec::new());
-            reduce(&mut counts, |at| chosen[at], &mut sums, &mut spare, &mut Batch::new(kernels));
+            let point = |at: usize| self.multiples[chosen[at] as usize];
+            reduce(&mut counts, point, &mut sums, &mut spare, &mut Batch::new(kernels));
             let mut sums = sums.into_iter();
             let mut sum = |count: &u32| if *count == 0 { None } else { sums.next() };
             counts.iter().map(|count| sum(count).unwrap_or_default()).collect::<Vec<_>>()
