@@ -229,18 +229,21 @@ impl Device {
         self.stores.limit(bytes);
     }
 
-    /// Overwrites what this stream keeps with zeros, all of it in one launch.
+    /// Overwrites what this stream keeps with zeros, all of it in one launch. Where copies from the host's memory may still be under
+    /// way, as failures leave them, it waits first: then [`Device::wipe_host`] has all of that memory.
     ///
     /// # Errors
     /// [`Error::Memory`], [`Error::Driver`].
     pub fn wipe(&self) -> Result<(), Error> {
+        // A lost device copies nothing any more.
+        let under_way = if self.store.is_flying() { self.synchronize() } else { Ok(()) };
         let dirty = self.store.take_dirty();
         let wiped = self.overwrite(&dirty);
         match wiped {
             Ok(()) => self.store.put_clean(dirty),
             Err(_) => dirty.into_iter().for_each(|memory| self.store.put(memory)),
         }
-        wiped
+        under_way.and(wiped)
     }
 
     fn overwrite(&self, list: &[CudaSlice<u8>]) -> Result<(), Error> {

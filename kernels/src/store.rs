@@ -230,6 +230,11 @@ impl Store {
         kept.flying.iter().map(|pinned| pinned.bytes).sum::<usize>() > FLYING_BYTES
     }
 
+    /// Whether any copy from the host's memory may still be under way.
+    pub(crate) fn is_flying(&self) -> bool {
+        !self.kept().flying.is_empty()
+    }
+
     /// What copies read that have been queued so far: to be given back when they are done.
     pub(crate) fn take_flying(&self) -> Vec<Pinned> {
         std::mem::take(&mut self.kept().flying)

@@ -53,6 +53,29 @@ fn what_is_kept_is_wiped_in_one_launch_to_the_last_byte() {
     device.wipe().unwrap();
 }
 
+/// What a failure leaves under way lies in the host's memory: it is waited for, and overwritten with the rest.
+#[test]
+fn what_is_under_way_is_waited_for_before_it_is_wiped() {
+    let device = keeping_device();
+    let column = elements::<Fr>(500, 1);
+    let calls = |under_way: bool| {
+        let held = matrix(&device, std::slice::from_ref(&column));
+        if !under_way {
+            device.synchronize().unwrap();
+        }
+        let before = device.work().calls;
+        device.wipe().unwrap();
+        let calls = device.work().calls - before;
+        drop(held);
+        device.synchronize().unwrap();
+        calls
+    };
+    // The first finds memory to allocate.
+    calls(true);
+    assert_eq!(calls(true), calls(false) + 1);
+    device.wipe_host();
+}
+
 #[test]
 fn wiped_memory_is_taken_again() {
     let device = keeping_device();
